@@ -1,0 +1,166 @@
+# Sirocco's build. Everything it makes lies under build/ (build/san-... for sanitizer builds).
+#
+#   make            the server, build/sirocco          make run     build and serve the demo model
+#   make test       every test                         make tidy    the style checks alone
+#   make bench      throughput and latency             make fuzz    libFuzzer targets (clang)
+#   make install    PREFIX=/usr/local, DESTDIR=        make clean
+#
+#   SAN=address,undefined | thread    sanitizer build     DEBUG=1    no optimisation
+#   CUDA=auto | 0 | 1                 the CUDA plugin, build/sirocco-cuda.so
+
+CC ?= gcc
+CXX ?= g++
+AR ?= ar
+PKG_CONFIG ?= pkg-config
+PREFIX ?= /usr/local
+CUDA ?= auto
+SAN ?=
+DEBUG ?= 0
+VERSION := 0.1.0
+
+empty :=
+comma := ,
+BUILD := build$(if $(SAN),/san-$(subst $(comma),-,$(SAN)))$(if $(filter 1,$(DEBUG)),/debug)
+
+LIBS := libmicrohttpd jansson libuv sentencepiece libpcre2-8 libutf8proc
+LIB_CFLAGS := $(shell $(PKG_CONFIG) --cflags libmicrohttpd jansson libuv sentencepiece 2>/dev/null)
+LIB_ENGINE := $(shell $(PKG_CONFIG) --libs jansson sentencepiece 2>/dev/null) -lm -lpthread -ldl
+LIB_SERVER := $(shell $(PKG_CONFIG) --libs libmicrohttpd libuv 2>/dev/null)
+
+OPTIMISE := $(if $(filter 1,$(DEBUG)),-O0,-O2)
+KERNEL_OPTIMISE := $(if $(filter 1,$(DEBUG)),-O0,-O3)
+SANITIZE := $(if $(SAN),-fsanitize=$(SAN) -fno-omit-frame-pointer -fno-sanitize-recover=all)
+HARDEN := $(if $(SAN)$(filter 1,$(DEBUG)),,-D_FORTIFY_SOURCE=2) -fstack-protector-strong \
+          -fstack-clash-protection -fcf-protection
+WARN := -Wall -Wextra -Werror -Wvla
+BASE := -g -I. -D_GNU_SOURCE -DSIROCCO_VERSION='"$(VERSION)"' -ffp-contract=off -fno-math-errno \
+        -fPIE $(SANITIZE) $(HARDEN) -MMD -MP
+CFLAGS_ALL := -std=c11 $(BASE) $(WARN) -Wstrict-prototypes -Wmissing-prototypes $(LIB_CFLAGS) \
+              $(CFLAGS)
+CXXFLAGS_ALL := -std=c++17 $(BASE) $(WARN) $(LIB_CFLAGS) $(CXXFLAGS)
+LDFLAGS_ALL := -pie -Wl,-z,relro,-z,now -Wl,-z,noexecstack $(SANITIZE) $(LDFLAGS)
+
+# One object per source; a file's name says which instructions it may use.
+ISA_avx2 := -mavx2 -mfma -mf16c
+ISA_avx512 := $(ISA_avx2) -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni -mavx512bf16
+isa_flags = $(if $(findstring _avx512,$(1)),$(ISA_avx512),$(if $(findstring _avx2,$(1)),$(ISA_avx2)))
+
+KERNEL_SRC := $(wildcard kernels/*.c kernels/cpu/*.c)
+ENGINE_SRC := $(wildcard engine/*.c engine/*/*.c)
+ENGINE_CXX := $(wildcard engine/*/*.cc)
+SERVER_SRC := $(filter-out server/main.c,$(wildcard server/*.c)) $(wildcard config/*.c)
+objects = $(addprefix $(BUILD)/,$(addsuffix .o,$(basename $(1))))
+
+KERNEL_OBJ := $(call objects,$(KERNEL_SRC))
+ENGINE_OBJ := $(call objects,$(ENGINE_SRC) $(ENGINE_CXX))
+SERVER_OBJ := $(call objects,$(SERVER_SRC)) $(BUILD)/config/demo_files.o
+MAIN_OBJ := $(BUILD)/server/main.o
+
+CUDA_SRC := $(wildcard kernels/cuda/*.cu)
+NVCC := $(shell command -v nvcc 2>/dev/null)
+PLUGIN :=
+ifeq ($(CUDA),1)
+  ifeq ($(CUDA_SRC),)
+    $(error CUDA=1: this version has no CUDA backend (kernels/cuda is empty))
+  endif
+  ifeq ($(NVCC),)
+    $(error CUDA=1: nvcc is not on the PATH)
+  endif
+endif
+ifneq ($(CUDA),0)
+  ifneq ($(and $(CUDA_SRC),$(NVCC)),)
+    PLUGIN := $(BUILD)/sirocco-cuda.so
+  endif
+endif
+
+UNIT := $(patsubst tests/unit/%.c,$(BUILD)/tests/unit/%,$(wildcard tests/unit/*_test.c))
+GOLDEN := $(patsubst tests/golden/%.c,$(BUILD)/tests/golden/%,$(wildcard tests/golden/*_test.c))
+FUZZ_SRC := $(wildcard tests/fuzz/*_fuzz.c)
+REPLAY := $(patsubst tests/fuzz/%_fuzz.c,$(BUILD)/tests/fuzz/%,$(FUZZ_SRC))
+KERNEL_TEST := $(if $(wildcard tests/kernels/*.c),$(BUILD)/tests/kernels/check)
+SIM := $(if $(wildcard tests/sim/*.c),$(BUILD)/tests/sim/sim)
+TEST_BINARIES := $(UNIT) $(GOLDEN) $(KERNEL_TEST) $(SIM) $(REPLAY)
+
+.PHONY: all run test tidy bench fuzz clean install test-binaries libs
+.SECONDARY:
+
+all: $(BUILD)/sirocco $(PLUGIN)
+
+$(BUILD)/sirocco: $(MAIN_OBJ) $(BUILD)/libserver.a $(BUILD)/libengine.a $(BUILD)/libkernels.a
+	$(CXX) $(LDFLAGS_ALL) -o $@ $^ $(LIB_SERVER) $(LIB_ENGINE)
+
+$(BUILD)/libkernels.a: $(KERNEL_OBJ)
+$(BUILD)/libengine.a: $(ENGINE_OBJ)
+$(BUILD)/libserver.a: $(SERVER_OBJ)
+$(BUILD)/lib%.a:
+	@rm -f $@
+	$(AR) rcs $@ $^
+
+libs: $(BUILD)/libserver.a $(BUILD)/libengine.a $(BUILD)/libkernels.a
+
+$(BUILD)/kernels/%.o: kernels/%.c
+	@mkdir -p $(@D)
+	$(CC) $(KERNEL_OPTIMISE) $(CFLAGS_ALL) $(call isa_flags,$(<F)) -c -o $@ $<
+
+$(BUILD)/config/demo_files.o: config/demo.S $(wildcard config/demo/*)
+	@mkdir -p $(@D)
+	$(CC) -I. -c -o $@ $<
+
+$(BUILD)/%.o: %.c
+	@mkdir -p $(@D)
+	$(CC) $(OPTIMISE) $(CFLAGS_ALL) -c -o $@ $<
+
+$(BUILD)/%.o: %.cc
+	@mkdir -p $(@D)
+	$(CXX) $(OPTIMISE) $(CXXFLAGS_ALL) -c -o $@ $<
+
+# ---- tests
+
+TEST_LIBS := $(BUILD)/libserver.a $(BUILD)/libengine.a $(BUILD)/libkernels.a
+
+test-binaries: $(TEST_BINARIES)
+
+$(BUILD)/tests/unit/%_test: $(BUILD)/tests/unit/%_test.o $(BUILD)/tests/runner.o $(TEST_LIBS)
+	$(CXX) $(LDFLAGS_ALL) -o $@ $^ $(LIB_SERVER) $(LIB_ENGINE)
+
+$(BUILD)/tests/golden/%_test: $(BUILD)/tests/golden/%_test.o $(BUILD)/tests/runner.o $(TEST_LIBS)
+	$(CXX) $(LDFLAGS_ALL) -o $@ $^ $(LIB_SERVER) $(LIB_ENGINE)
+
+$(BUILD)/tests/kernels/check: $(call objects,$(wildcard tests/kernels/*.c)) $(BUILD)/libkernels.a
+	$(CXX) $(LDFLAGS_ALL) -o $@ $^ -lm -lpthread -ldl
+
+$(BUILD)/tests/sim/sim: $(call objects,$(wildcard tests/sim/*.c)) $(TEST_LIBS)
+	$(CXX) $(LDFLAGS_ALL) -o $@ $^ $(LIB_SERVER) $(LIB_ENGINE)
+
+# The fuzz entries, linked to a plain program that replays a corpus.
+$(BUILD)/tests/fuzz/%: $(BUILD)/tests/fuzz/%_fuzz.o $(BUILD)/tests/fuzz/replay.o $(TEST_LIBS)
+	$(CXX) $(LDFLAGS_ALL) -o $@ $^ $(LIB_SERVER) $(LIB_ENGINE)
+
+# The same entries under libFuzzer: build/fuzz/NAME. Everything is compiled again by clang.
+FUZZ_FLAGS := -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all -O1 -g
+fuzz:
+	$(MAKE) BUILD=build/fuzz CC=clang CXX=clang++ SAN= HARDEN= CFLAGS="$(FUZZ_FLAGS)" \
+	    CXXFLAGS="$(FUZZ_FLAGS)" LDFLAGS="-fsanitize=address,undefined" fuzz-link
+.PHONY: fuzz-link
+fuzz-link: $(patsubst tests/fuzz/%_fuzz.c,$(BUILD)/fuzzer/%,$(FUZZ_SRC))
+$(BUILD)/fuzzer/%: $(BUILD)/tests/fuzz/%_fuzz.o $(TEST_LIBS)
+	@mkdir -p $(@D)
+	$(CXX) -fsanitize=fuzzer,address,undefined -o $@ $^ $(LIB_SERVER) $(LIB_ENGINE)
+
+test tidy bench: all
+	scripts/test --no-setup $(if $(filter tidy,$@),--only tidy) $(if $(filter bench,$@),--bench)
+
+run: all
+	$(BUILD)/sirocco serve $(ARGS)
+
+install: all
+	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/share/sirocco
+	install -m 755 $(BUILD)/sirocco $(DESTDIR)$(PREFIX)/bin/sirocco
+	install -m 644 config/default.conf $(DESTDIR)$(PREFIX)/share/sirocco/default.conf
+	$(if $(PLUGIN),install -d $(DESTDIR)$(PREFIX)/lib/sirocco && \
+	    install -m 755 $(PLUGIN) $(DESTDIR)$(PREFIX)/lib/sirocco/)
+
+clean:
+	rm -rf build
+
+-include $(shell find $(BUILD) -name '*.d' 2>/dev/null)

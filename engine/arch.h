@@ -1,0 +1,36 @@
+/* arch: THE TABLE of architectures. A row says, as data, how a decoder-only transformer of that
+ * family differs from the others; model.c binds files through it, forward.c interprets it.
+ *
+ * Adding an architecture with the same dataflow is one row and one golden model. */
+#ifndef SIROCCO_ARCH_H
+#define SIROCCO_ARCH_H
+
+#include <stdbool.h>
+
+#include "kernels/kernels.h"
+
+struct arch {
+    const char *name;          /* "mistral" */
+    const char *hf_class;      /* config.json architectures[0]: "MistralForCausalLM" */
+    const char *hf_model_type; /* config.json model_type, used when architectures is absent */
+    const char *gguf_name;     /* general.architecture, or NULL */
+    bool qkv_bias;             /* biases on q, k, v are required */
+    bool qk_norm;              /* RMSNorm over head_dim on q and k before RoPE */
+    bool post_norms;           /* norms on the outputs of attention and FFN too (Gemma) */
+    bool norm_plus_one;        /* checkpoint stores weight - 1 (Gemma, Hugging Face files) */
+    bool embed_scale;          /* embeddings times sqrt(hidden_size), rounded to bfloat16 (Gemma) */
+    bool moe;                  /* experts in place of the dense FFN */
+    bool moe_renorm;           /* expert weights divided by their sum */
+    bool tied_default;         /* tie_word_embeddings when config.json does not say */
+    bool window_from_config;   /* sliding_window means what it says unless use_sliding_window */
+    bool needs_use_window;     /* the window counts only with use_sliding_window: true (Qwen) */
+    enum activation act;
+    const char *moe_prefix;    /* "block_sparse_moe": tensor path of the experts, or NULL */
+};
+
+extern const struct arch arch_table[];
+extern const int arch_count;
+const struct arch *arch_find_hf(const char *class_or_model_type); /* NULL: unknown */
+const struct arch *arch_find_gguf(const char *name);
+
+#endif

@@ -1,0 +1,32 @@
+/* forward: the transformer, read like the paper. Engine thread only. Buffers are allocated at open
+ * (R4); a step enqueues ops in one visible order. */
+#ifndef SIROCCO_FORWARD_H
+#define SIROCCO_FORWARD_H
+
+#include "engine/batch.h"
+#include "engine/model.h"
+
+struct forward_options {
+    int n_tokens_max;   /* max_batch_tokens */
+    int n_logits_max;   /* rows of logits per forward_logits call */
+    int n_blocks, block_size;
+    enum quant_type kv_type;
+};
+
+struct forward;
+
+/* Bytes forward_open will take beside the weights and the KV pool: activations and logits. */
+size_t forward_workspace_bytes(const struct model *m, const struct forward_options *o);
+int forward_open(struct model *m, const struct kernels *k, struct device *device,
+                 const struct forward_options *o, struct forward **out, struct err *err);
+void forward_close(struct forward *f); /* NULL allowed */
+
+/* Run all layers over the batch: KV is stored, hidden states kept. ERR_DEVICE latches. */
+int forward_run(struct forward *f, const struct batch *b, struct err *err);
+
+/* Logits [n][vocab] of batch rows b->rows[first .. first + n), n <= n_logits_max, and their picks.
+ * On return both are in host memory, valid until the next call on f; logits may be written to. */
+int forward_logits(struct forward *f, const struct batch *b, int first, int n, float **logits,
+                   const struct pick_result **picks, struct err *err);
+
+#endif

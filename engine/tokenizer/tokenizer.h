@@ -1,0 +1,69 @@
+/* tokenizer: text <-> token ids, one door over all kinds.
+ *
+ * Kinds: spm.cc (tokenizer.model through the sentencepiece library), bpe.c (tokenizer.json of the
+ * SentencePiece-style BPE kind with byte fallback, and GGUF's `llama` vocabulary, by our own
+ * merges). Immutable after open; every function may be called from any thread at once. */
+#ifndef SIROCCO_TOKENIZER_H
+#define SIROCCO_TOKENIZER_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "engine/base/err.h"
+#include "engine/source.h"
+#include "engine/weights.h"
+
+struct tokenizer; /* opaque */
+
+struct token_list { /* caller-owned; token_list_free */
+    int32_t *ids;
+    size_t n, capacity;
+};
+void token_list_free(struct token_list *list); /* zeroed and NULL allowed */
+int token_list_add(struct token_list *list, int32_t id); /* 0 or ERR_NOMEM */
+
+/* A span [start, end) of a text in which special tokens written out ("[INST]") may be taken as
+ * such; everywhere else they are plain text. Spans are ascending and disjoint. */
+struct text_span {
+    size_t start, end;
+};
+
+/* Picks tokenizer.json, else tokenizer.model, else the GGUF's vocabulary (gguf may be NULL).
+ * prefer: NULL, or "spm"/"json" to choose when both files are there. vocab_size is the model's:
+ * ids beyond it are refused. ERR_FORMAT names file and field; unsupported kinds are named. */
+int tokenizer_open(const struct source *source, const struct gguf *gguf, int vocab_size,
+                   const char *prefer, struct tokenizer **out, struct err *err);
+void tokenizer_close(struct tokenizer *t); /* NULL allowed */
+
+/* Append text's ids to out. add_special: add BOS (and EOS) as the tokenizer's own settings say.
+ * spans: where special tokens may be recognised; n_spans 0 means nowhere. Never fails on any bytes:
+ * ill-formed UTF-8 is encoded by byte fallback. Linear time in n. ERR_NOMEM. */
+int tokenizer_encode(const struct tokenizer *t, const char *text, size_t n, bool add_special,
+                     const struct text_span *spans, size_t n_spans, struct token_list *out,
+                     struct err *err);
+
+/* The bytes one token stands for in the middle of a text ("▁the" -> " the", <0x0A> -> "\n"); size 0
+ * for special (control) tokens unless with_special, and for ids without text. Borrowed; valid as
+ * long as t. id must be in [0, vocab_size). */
+const char *tokenizer_piece(const struct tokenizer *t, int32_t id, bool with_special, size_t *size);
+
+/* Whole decode: pieces joined; the first piece's leading space that encoding added is taken off
+ * when strip_first. */
+struct buf;
+int tokenizer_decode(const struct tokenizer *t, const int32_t *ids, size_t n, bool with_special,
+                     bool strip_first, struct buf *out);
+
+bool tokenizer_is_special(const struct tokenizer *t, int32_t id);
+int32_t tokenizer_find(const struct tokenizer *t, const char *text, size_t n); /* exact token or -1 */
+int32_t tokenizer_bos(const struct tokenizer *t); /* -1: none */
+int32_t tokenizer_eos(const struct tokenizer *t);
+bool tokenizer_adds_bos(const struct tokenizer *t);
+int tokenizer_vocab_size(const struct tokenizer *t); /* the model's vocab_size */
+int tokenizer_n_tokens(const struct tokenizer *t);   /* ids that have a text: 0.. this - 1 */
+size_t tokenizer_piece_max(const struct tokenizer *t); /* longest piece in bytes */
+const char *tokenizer_kind(const struct tokenizer *t);   /* "tokenizer.json (BPE)" */
+/* Text of bos/eos/unk for templates: "<s>"; "" when none. */
+const char *tokenizer_token_text(const struct tokenizer *t, int32_t id);
+
+#endif

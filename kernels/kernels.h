@@ -1,0 +1,220 @@
+/* kernels: the compute backend as a table of functions, and one argument struct per op.
+ *
+ * The engine thread is the only caller of a device's functions. Every op takes the device and one
+ * argument struct, is enqueued in order, and its arguments are read before it returns. Device
+ * memory comes from alloc; on the CPU backend it is plain memory. Arrays are row-major, rows first,
+ * float32 unless said, and contiguous: x[n][dim] means n rows of dim floats. Outputs never alias
+ * inputs unless the op says "in place".
+ *
+ * Exactness, CPU backend: every output row is computed by the same sequence of operations whatever
+ * else is in the batch, so results do not depend on n, on chunking or on the number of threads.
+ *
+ * Errors: int functions return 0 or -1 and then device error text is set (device_error). An op's
+ * error latches: later ops return -1 at once (R6). Nothing here aborts. */
+#ifndef SIROCCO_KERNELS_H
+#define SIROCCO_KERNELS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "kernels/quant.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+struct device; /* one open backend: its threads or its GPU, its KV pool, its latched error */
+
+struct device_options {
+    int n_threads;       /* CPU: worker threads incl. the caller; 0: physical cores of the cpuset */
+    const char *cpu_isa; /* "auto", "base", "avx2", "avx512": strongest level that may be used */
+};
+
+/* A weight matrix of rows outputs by cols inputs. data is the host's (mmapped) storage, which must
+ * outlive the device; packed is the backend's own form, made by matrix_load, freed by matrix_free. */
+struct matrix {
+    enum quant_type type;
+    int64_t rows, cols;
+    const void *data; /* rows * quant_row_bytes(type, cols) bytes, any alignment */
+    void *packed;
+};
+
+/* The paged KV cache. A slot number is block * block_size + offset; only the backend turns it into
+ * an address. Freed blocks keep their bytes; the pool is zeroed once. */
+struct kv_options {
+    int n_layers, n_kv_heads, head_dim;
+    int n_blocks, block_size; /* block_size: power of two, 8..256 */
+    enum quant_type type;     /* F32, F16 or BF16 */
+};
+
+/* out[i] = scale * table[tokens[i]]; tokens in [0, table.rows) are checked by the caller */
+struct embed_args {
+    float *out; /* [n][cols] */
+    const struct matrix *table;
+    const int32_t *tokens; /* [n] */
+    int n;
+    float scale;
+};
+
+/* RMSNorm (Zhang and Sennrich 2019): y = x / sqrt(mean(x^2) + eps) * weight, row by row; mean in
+ * float32 over the row. out may be in (in place). add: out += y instead of out = y (then out must
+ * not be in). */
+struct norm_args {
+    float *out;          /* [n][dim] */
+    const float *in;     /* [n][dim] */
+    const float *weight; /* [dim] */
+    int n, dim;
+    float eps;
+    bool add;
+};
+
+/* out[i][r] (+)= sum_c w[r][c] * in[i][c] + bias[r]. Several matrices that share their input can
+ * be given at once (QKV, gate and up): job j writes its own out. */
+struct linear_job {
+    const struct matrix *w; /* [rows][cols] */
+    const float *bias;      /* [rows] or NULL */
+    float *out;             /* [n][rows] */
+};
+struct linear_args {
+    const float *in; /* [n][cols], the same cols for all jobs */
+    int n;
+    bool add; /* out += instead of out = */
+    int n_jobs;
+    struct linear_job jobs[3];
+};
+
+/* cos_sin[i][j] = (cos, sin)(pos[i] * inv_freq[j]) * mscale, j < n_freq; once per step and rope */
+struct rope_table_args {
+    float *cos_sin;          /* [n][n_freq][2] */
+    const int32_t *pos;      /* [n] */
+    const float *inv_freq;   /* [n_freq] */
+    int n, n_freq;
+    float mscale;
+};
+
+/* Rotary embedding (Su et al. 2021) of q (in place) and k (in place), then k and v are stored to
+ * the KV cache of `layer` at slots[i]. The rotation pairs element j with j + n_freq (half split, as
+ * Hugging Face checkpoints) or 2j with 2j + 1 (interleaved, as GGUF llama and Mistral's own files):
+ * (a, b) -> (a cos - b sin, a sin + b cos). Elements beyond 2 * n_freq of a head pass unchanged. */
+struct rope_store_args {
+    float *q;             /* [n][n_heads][head_dim] */
+    float *k;             /* [n][n_kv_heads][head_dim] */
+    const float *v;       /* [n][n_kv_heads][head_dim] */
+    const float *cos_sin; /* [n][n_freq][2] */
+    const int64_t *slots; /* [n] */
+    int n, n_heads, n_freq, layer;
+    bool interleaved;
+};
+
+/* One sequence's part of a ragged batch: q_len queries, rows q_start.. of q; the last query is at
+ * position kv_len - 1 and query i at position kv_len - q_len + i. blocks[p / block_size] is the
+ * block of position p; entries wholly before every query's window may hold anything. */
+struct attention_seq {
+    int q_start, q_len, kv_len;
+    const int32_t *blocks;
+};
+
+/* Causal softmax(scale * q k^T) v per head; query head h reads KV head h / (n_heads / n_kv_heads).
+ * window > 0: a query at p sees positions max(0, p - window + 1)..p. softcap > 0: scores become
+ * softcap * tanh(score / softcap). The new keys and values are already stored (rope_store). */
+struct attention_args {
+    float *out;     /* [n][n_heads][head_dim] */
+    const float *q; /* [n][n_heads][head_dim] */
+    const struct attention_seq *seqs;
+    int n_seqs, n_heads, layer, window;
+    float scale, softcap;
+};
+
+enum activation { ACTIVATION_SILU, ACTIVATION_GELU_TANH };
+
+/* gate[i][j] = act(gate[i][j]) * up[i][j], in place */
+struct act_mul_args {
+    float *gate;     /* [n][dim] */
+    const float *up; /* [n][dim] */
+    int n, dim;
+    enum activation act;
+};
+
+/* Mixture of experts (Jiang et al. 2024, Mixtral): per row, logits = router x; the n_used experts
+ * of highest logit (lowest index on ties), weights = softmax over all logits, then, with renorm,
+ * divided by their sum; out += sum_e weight_e * down_e(act(gate_e x) * up_e x), experts in index
+ * order. workspace: moe_workspace(...) bytes. */
+struct moe_args {
+    float *out;      /* [n][dim], added to */
+    const float *in; /* [n][dim] */
+    const struct matrix *router;                /* [n_experts][dim] */
+    const struct matrix *gate, *up, *down;      /* [n_experts] each: [ffn][dim] x2, [dim][ffn] */
+    int n, dim, ffn, n_experts, n_used;
+    bool renorm;
+    enum activation act;
+    void *workspace;
+};
+
+/* out[i] = in[rows[i]] */
+struct gather_args {
+    float *out;          /* [n][dim] */
+    const float *in;     /* [..][dim] */
+    const int32_t *rows; /* [n] */
+    int n, dim;
+};
+
+/* Of each row of logits (first replaced by softcap * tanh(x / softcap) in place when softcap > 0):
+ * the index of the maximum (the lowest on ties), the maximum, the log of the sum of exp, and
+ * whether any value is NaN or infinite (then the others are unspecified). */
+struct pick_result {
+    int32_t best;
+    float best_logit, log_sum_exp;
+    bool bad;
+};
+struct pick_args {
+    float *logits;              /* [n][vocab] */
+    struct pick_result *result; /* [n], host memory, ready after sync */
+    int n, vocab;
+    float softcap;
+};
+
+struct kernels {
+    const char *name; /* "cpu", "cuda" */
+
+    /* error: NULL or a buffer of error_bytes that receives one sentence */
+    int (*open)(const struct device_options *options, struct device **out, char *error,
+                size_t error_bytes);
+    void (*close)(struct device *device);              /* NULL allowed */
+    const char *(*device_error)(const struct device *device); /* "" when none latched */
+    const char *(*describe)(const struct device *device);     /* "avx512, 2 threads" */
+    size_t (*memory_free)(const struct device *device);       /* bytes that may be taken now */
+
+    void *(*alloc)(struct device *device, size_t bytes); /* zeroed, 64-byte aligned; NULL: none */
+    void (*free)(struct device *device, void *memory);   /* NULL allowed */
+    int (*upload)(struct device *device, void *to, const void *from_host, size_t bytes);
+    int (*download)(struct device *device, void *to_host, const void *from, size_t bytes);
+    int (*sync)(struct device *device); /* wait for all ops; CPU: nothing to do */
+
+    int (*matrix_load)(struct device *device, struct matrix *m); /* sets m->packed if it repacks */
+    void (*matrix_free)(struct device *device, struct matrix *m);
+    size_t (*kv_bytes_per_block)(const struct kv_options *options); /* all layers, K and V */
+    int (*kv_open)(struct device *device, const struct kv_options *options); /* once per device */
+    size_t (*moe_workspace)(int n_max, int dim, int ffn, int n_experts, int n_used);
+    size_t (*linear_workspace)(int n_max, int cols_max); /* reserved by reserve */
+    int (*reserve)(struct device *device, int n_max, int cols_max); /* scratch of all ops, once */
+
+    int (*embed)(struct device *device, const struct embed_args *args);
+    int (*norm)(struct device *device, const struct norm_args *args);
+    int (*linear)(struct device *device, const struct linear_args *args);
+    int (*rope_table)(struct device *device, const struct rope_table_args *args);
+    int (*rope_store)(struct device *device, const struct rope_store_args *args);
+    int (*attention)(struct device *device, const struct attention_args *args);
+    int (*act_mul)(struct device *device, const struct act_mul_args *args);
+    int (*moe)(struct device *device, const struct moe_args *args);
+    int (*gather)(struct device *device, const struct gather_args *args);
+    int (*pick)(struct device *device, const struct pick_args *args);
+};
+
+const struct kernels *kernels_cpu(void);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif
