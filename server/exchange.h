@@ -76,8 +76,10 @@ struct exchange {
     struct channel *channels[EXCHANGE_CHANNELS_MAX]; /* NULL: released */
     int n_channels, n_live;
 
-    /* for the log line and metrics, set by whoever knows */
-    struct engine_usage usage; /* summed over the channels (times: maximum) */
+    /* for the log line and metrics; exchange.c keeps usage and finish from the terminal events,
+     * before on_event sees them: handlers only read them */
+    struct engine_usage usage; /* tokens: summed over the channels; times: the first channel's
+                                * queue_ms and first_token_ms, the last one's total_ms */
     enum finish_reason finish;
     const char *model;
     int error_code;         /* ERR_* of an error answer */

@@ -13,6 +13,7 @@ struct route {
     void (*handle)(struct exchange *x); /* loop; the body is complete */
     bool open;           /* needs no API key */
     bool body;           /* takes a JSON body (else any body is refused) */
+    bool model;          /* needs a ready model: 503 while loading, draining, dead */
     bool quiet;          /* probes: logged at debug level only */
     const char *label;   /* metrics label: bounded set */
 };

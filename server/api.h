@@ -1,0 +1,18 @@
+/* api: the handlers of route.c's table. Each runs on the loop with the body complete and answers
+ * its exchange now (exchange_answer, exchange_fail) or later (exchange_prepare). One file per
+ * endpoint family: api_chat.c, api_completions.c, api_models.c, api_ops.c. */
+#ifndef SIROCCO_API_H
+#define SIROCCO_API_H
+
+struct exchange;
+
+void api_chat(struct exchange *x);        /* POST /v1/chat/completions */
+void api_completions(struct exchange *x); /* POST /v1/completions */
+void api_models(struct exchange *x);      /* GET /v1/models */
+void api_model(struct exchange *x);       /* GET /v1/models/{id}: x->path_tail is the id, raw */
+void api_health(struct exchange *x);      /* GET /health */
+void api_ready(struct exchange *x);       /* GET /ready */
+void api_version(struct exchange *x);     /* GET /version */
+void api_metrics(struct exchange *x);     /* GET /metrics */
+
+#endif
