@@ -22,9 +22,8 @@ empty :=
 comma := ,
 BUILD := build$(if $(SAN),/san-$(subst $(comma),-,$(SAN)))$(if $(filter 1,$(DEBUG)),/debug)
 
-LIBS := libmicrohttpd jansson libuv sentencepiece libpcre2-8 libutf8proc
 LIB_CFLAGS := $(shell $(PKG_CONFIG) --cflags libmicrohttpd jansson libuv sentencepiece 2>/dev/null)
-LIB_ENGINE := $(shell $(PKG_CONFIG) --libs jansson sentencepiece 2>/dev/null) -lm -lpthread -ldl
+LIB_ENGINE := $(shell $(PKG_CONFIG) --libs jansson 2>/dev/null) -lsentencepiece -lm -lpthread -ldl
 LIB_SERVER := $(shell $(PKG_CONFIG) --libs libmicrohttpd libuv 2>/dev/null)
 
 OPTIMISE := $(if $(filter 1,$(DEBUG)),-O0,-O2)
@@ -32,7 +31,7 @@ KERNEL_OPTIMISE := $(if $(filter 1,$(DEBUG)),-O0,-O3)
 SANITIZE := $(if $(SAN),-fsanitize=$(SAN) -fno-omit-frame-pointer -fno-sanitize-recover=all)
 HARDEN := $(if $(SAN)$(filter 1,$(DEBUG)),,-D_FORTIFY_SOURCE=2) -fstack-protector-strong \
           -fstack-clash-protection -fcf-protection
-WARN := -Wall -Wextra -Werror -Wvla
+WARN := -Wall -Wextra -Werror -Wvla -Wno-format-truncation
 BASE := -g -I. -D_GNU_SOURCE -DSIROCCO_VERSION='"$(VERSION)"' -ffp-contract=off -fno-math-errno \
         -fPIE $(SANITIZE) $(HARDEN) -MMD -MP
 CFLAGS_ALL := -std=c11 $(BASE) $(WARN) -Wstrict-prototypes -Wmissing-prototypes $(LIB_CFLAGS) \
