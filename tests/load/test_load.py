@@ -1,0 +1,119 @@
+"""Many clients at once: every stream that survives is complete and equal to its solo run, and
+nothing is left behind. 64 clients x 20 requests, random lengths, random disconnects."""
+
+from __future__ import annotations
+
+import json
+import random
+import socket
+import threading
+
+from conftest import SANITIZED, SLOWER, serving
+
+CLIENTS, REQUESTS = 64, 20
+SUBJECTS = ["a fox", "the sea", "a red boat", "an old king", "two cats", "a lost key", "the moon",
+            "a small robot", "rain", "a brave mouse", "the forest", "a baker"]
+
+
+def prompts() -> list[dict]:
+    made = []
+    for i, subject in enumerate(SUBJECTS):
+        for length in (1, 7, 40, 150):
+            made.append({"messages": [{"role": "user", "content": "Tell me a story about " + subject + ". "
+                                       + "It may be long. " * (i % 5) * 4}],
+                         "temperature": 0, "max_tokens": length, "ignore_eos": length > 40})
+    return made
+
+
+def stream(server, body: dict, leave_after: int | None) -> str | None:
+    """The text of a streamed answer; None when the client left on purpose."""
+    data = json.dumps({**body, "stream": True}).encode()
+    with server.connect(timeout=120 * SLOWER) as sock:
+        sock.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\n"
+                     b"Content-Type: application/json\r\nConnection: close\r\n"
+                     + f"Content-Length: {len(data)}\r\n\r\n".encode() + data)
+        if leave_after == 0:
+            return None
+        text, done, frames, finish, pending = "", False, 0, None, b""
+        file = sock.makefile("rb")
+        status = file.readline()
+        assert status.startswith(b"HTTP/1.1 200"), status
+        while file.readline() not in (b"\r\n", b""):
+            pass
+        while True:  # chunked transfer coding
+            size = int(file.readline().split(b";")[0], 16)
+            chunk = file.read(size)
+            file.read(2)
+            if not size:
+                break
+            pending += chunk
+            while b"\n\n" in pending:
+                frame, pending = pending.split(b"\n\n", 1)
+                if not frame.startswith(b"data: "):
+                    continue
+                if frame == b"data: [DONE]":
+                    done = True
+                    continue
+                event = json.loads(frame[6:])
+                assert "error" not in event, event
+                frames += 1
+                for choice in event["choices"]:
+                    text += choice["delta"].get("content") or ""
+                    finish = choice["finish_reason"] or finish
+                if leave_after is not None and frames >= leave_after:
+                    if frames % 2:  # a reset in place of a close
+                        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+                    return None
+        assert done and finish in ("stop", "length"), (done, finish)
+        return text
+
+
+def wave(server, bodies, solo, seed: int, clients: int, requests: int) -> list[str]:
+    failures: list[str] = []
+
+    def client(number: int) -> None:
+        rng = random.Random(seed * 1000 + number)
+        for _ in range(requests):
+            which = rng.randrange(len(bodies))
+            leave = rng.randrange(0, 30) if rng.random() < 0.3 else None
+            try:
+                text = stream(server, bodies[which], leave)
+                if text is not None and text != solo[which]:
+                    failures.append(f"prompt {which}: {text!r} is not {solo[which]!r}")
+            except (AssertionError, OSError, ValueError) as error:
+                failures.append(f"prompt {which}: {error!r}")
+
+    threads = [threading.Thread(target=client, args=(i,)) for i in range(clients)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return failures
+
+
+def test_concurrent_streams_are_exact_and_leave_nothing():
+    clients, requests = (16, 6) if SANITIZED else (CLIENTS, REQUESTS)
+    with serving("--max-seqs", "32", "--kv-cache-bytes", "12m", "--log-level", "warn") as server:
+        bodies = prompts()
+        solo = [stream(server, body, None) for body in bodies]
+        assert len({s for s in solo}) > len(SUBJECTS)
+        failures = wave(server, bodies, solo, 1, clients, requests // 2)
+        assert not failures, failures[:5]
+        server.wait_idle()
+        before, fds = server.rss(), server.fds()
+        failures = wave(server, bodies, solo, 2, clients, requests - requests // 2)
+        assert not failures, failures[:5]
+        server.wait_idle()
+        if not SANITIZED:
+            grown = server.rss() - before
+            assert grown < 5 << 20, f"grew by {grown} bytes in the second half"
+        assert server.fds() <= fds
+        assert server.metric("sirocco_kv_blocks_used") == 0
+
+
+def test_idle_costs_nothing():
+    with serving() as server:
+        server.chat()
+        before = server.cpu_seconds()
+        threading.Event().wait(2.0)
+        assert server.cpu_seconds() - before <= 0.05 * SLOWER
