@@ -117,7 +117,11 @@ $(BUILD)/%.o: %.cc
 
 TEST_LIBS := $(BUILD)/libserver.a $(BUILD)/libengine.a $(BUILD)/libkernels.a
 
-test-binaries: $(TEST_BINARIES)
+BENCH := $(if $(wildcard tests/bench/load.c),$(BUILD)/tests/bench/load)
+test-binaries: $(TEST_BINARIES) $(BENCH)
+
+$(BUILD)/tests/bench/load: $(BUILD)/tests/bench/load.o
+	$(CC) $(LDFLAGS_ALL) -o $@ $^
 
 $(BUILD)/tests/unit/%_test: $(BUILD)/tests/unit/%_test.o $(BUILD)/tests/runner.o $(TEST_LIBS)
 	$(CXX) $(LDFLAGS_ALL) -o $@ $^ $(LIB_SERVER) $(LIB_ENGINE)
