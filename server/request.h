@@ -1,0 +1,83 @@
+/* request: the fields of a chat or completions request, parsed, checked and defaulted: OpenAI's
+ * tables, vLLM's extensions that this server honours, and clear refusals of what it does not.
+ *
+ * Pure functions of (text, limits): no exchange, no engine. They run on a prep worker. Unknown
+ * fields are ignored, an explicit null is an absent field, integral floats count as integers. */
+#ifndef SIROCCO_REQUEST_H
+#define SIROCCO_REQUEST_H
+
+#include <jansson.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "engine/base/arena.h"
+#include "engine/base/err.h"
+#include "engine/sample.h"
+#include "engine/stream.h"
+
+enum {
+    REQUEST_N_MAX = 128,
+    REQUEST_SEQUENCES_MAX = 128, /* prompts x n */
+    REQUEST_PROMPTS_MAX = 2048,
+    REQUEST_STOPS_MAX = 4,
+    REQUEST_STOP_IDS_MAX = 128,
+    REQUEST_TOP_MAX = SAMPLE_TOP_MAX,
+    REQUEST_LEGACY_TOP_MAX = 5, /* completions */
+    REQUEST_BEST_OF_MAX = 20,
+    REQUEST_TOOLS_MAX = 128,
+    REQUEST_MODEL_BYTES_MAX = 256,
+    REQUEST_SALT_BYTES_MAX = 1024,
+    REQUEST_COMPLETION_TOKENS = 16 /* OpenAI's default of /v1/completions */
+};
+
+struct request_limits { /* what parsing must know of the server; borrowed */
+    int vocab_size;
+    const struct sample_params *defaults; /* the model's */
+    const char *const *names;             /* the model is served under */
+    int n_names;
+};
+
+struct request {
+    /* both */
+    const char *model; /* the name to answer with; borrowed from limits */
+    struct sample_params params; /* bias in the arena; logprobs set */
+    int n;
+    int max_tokens;              /* -1: not given */
+    bool stream, include_usage, continuous_usage;
+    struct stream_stops stops;   /* in the arena */
+    bool include_stop;
+    int32_t *stop_token_ids;     /* in the arena */
+    int n_stop_token_ids;
+    bool ignore_eos, show_special, return_token_ids;
+    int add_special_tokens;      /* -1: not given; 0, 1 */
+    uint64_t cache_salt;         /* 0: none */
+    int priority;
+    /* chat; new references until request_free */
+    json_t *messages;            /* as chat_render wants them; see messages.h */
+    json_t *kwargs;              /* or NULL */
+    bool add_generation_prompt, continue_final_message;
+    /* completions */
+    bool echo;
+    const json_t *prompt;        /* string or array, borrowed from root; see prompt.h */
+
+    json_t *root;                /* the body */
+};
+
+/* Fill r (which need not be initialised) from a body. Errors: those of json_budget.h and field.h,
+ * ERR_MISSING, ERR_VALUE, ERR_UNSUPPORTED_VALUE, ERR_UNSUPPORTED_PARAM, ERR_ARRAY_LONG,
+ * ERR_ARRAY_EMPTY, ERR_NO_MODEL, each with its param; then r holds nothing. */
+int request_parse_chat(struct request *r, const char *text, size_t n,
+                       const struct request_limits *limits, struct arena *arena, struct err *err);
+int request_parse_completion(struct request *r, const char *text, size_t n,
+                             const struct request_limits *limits, struct arena *arena,
+                             struct err *err);
+
+/* Let go of the JSON; what lives in the arena stays. NULL and zeroed allowed. */
+void request_free(struct request *r);
+
+/* request_refuse.c: 0, or why a field that is known and set can not be honoured. */
+int request_refuse_chat(const json_t *root, struct err *err);
+int request_refuse_completion(const json_t *root, struct err *err);
+
+#endif
