@@ -1,0 +1,150 @@
+/* cpu: what the files of the CPU backend share: the open device, the table of variants, the KV
+ * layout. Private to kernels/cpu.
+ *
+ * Each op has a driver (<op>_run, in <op>.c) that cuts the work into slices, and inner loops chosen
+ * once per device through struct cpu_variants: <op>_base registers the plain loops, <op>_avx2 and
+ * <op>_avx512 replace what they do better. A slice boundary never splits a sum. */
+#ifndef SIROCCO_KERNELS_CPU_CPU_H
+#define SIROCCO_KERNELS_CPU_CPU_H
+
+#include "kernels/cpu/pool.h"
+#include "kernels/kernels.h"
+
+enum cpu_level { CPU_BASE, CPU_AVX2, CPU_AVX512 };
+
+struct cpu_features {
+    enum cpu_level level; /* avx2: AVX2, FMA, F16C; avx512: these and F, BW, DQ, VL */
+    bool vnni, bf16;      /* only with avx512 */
+};
+
+/* Rows of activations quantized to int8 in blocks of 32: value = d * q. Of every 4 neighbours,
+ * which the integer dot product adds up at once, `sums` keeps the sum. A block that holds a NaN or
+ * an infinity has d = NaN, so that its outputs are NaN. */
+struct cpu_quantized {
+    int8_t *q;     /* [n][cols] */
+    float *d;      /* [n][cols / 32] */
+    int32_t *sums; /* [n][cols / 32]: sum of the block's q */
+};
+
+/* Rows row0 .. row1 - 1 of one job, for all n inputs. */
+struct cpu_linear_slice {
+    const struct linear_job *job;
+    const float *in;                /* [n][cols] */
+    const struct cpu_quantized *xq; /* the same inputs quantized, when the variant asks for it */
+    int64_t row0, row1;
+    int n;
+    bool add;
+    void *scratch; /* CPU_SCRATCH bytes, this thread's */
+};
+
+/* The KV pool. K is stored with positions innermost, so that scores of neighbouring positions fill
+ * a vector; V with the head's elements innermost:
+ *   k[layer][block][kv_head][head_dim][block_size], v[layer][block][kv_head][block_size][head_dim]
+ * Written by rope.c, read by attention*.c. */
+struct cpu_kv {
+    struct kv_options o;
+    int value_bytes, block_shift;
+    char *k, *v;
+};
+
+/* Rows row0 .. row1 - 1 of one sequence and one KV head; row r is query r / group of the sequence
+ * and query head kv_head * group + r % group, where group = n_heads / n_kv_heads. */
+struct cpu_attention_item {
+    const struct attention_args *args;
+    const struct attention_seq *seq;
+    const struct cpu_kv *kv;
+    int kv_head, row0, row1; /* row1 - row0 <= CPU_ATTENTION_ROWS */
+    void *scratch;
+};
+
+struct cpu_variants {
+    void (*norm_row)(float *out, const float *in, const float *weight, int dim, float eps,
+                     bool add);
+    /* rows of one matrix; quantized: the variant reads xq instead of in */
+    void (*linear_rows[QUANT_COUNT])(const struct cpu_linear_slice *s);
+    bool linear_quantized[QUANT_COUNT];
+    void (*quantize_row)(const float *in, int64_t cols, int8_t *q, float *d, int32_t *sums);
+    void (*rope_head)(float *head, const float *cos_sin, int n_freq, bool interleaved);
+    void (*kv_encode)(enum quant_type type, const float *in, void *out, int n);
+    void (*attention_item[QUANT_COUNT])(const struct cpu_attention_item *item);
+    void (*act_mul)(float *gate, const float *up, size_t n, enum activation act);
+    void (*pick_row)(float *logits, int vocab, float softcap, struct pick_result *result);
+};
+
+enum {
+    CPU_SCRATCH = 384 * 1024, /* bytes per thread */
+    CPU_ATTENTION_ROWS = 64,
+    CPU_NAME_MAX = 64,
+    CPU_ERROR_MAX = 256,
+};
+
+struct device {
+    struct cpu_variants ops;
+    struct cpu_features features;
+    struct pool *pool;
+    int n_threads;
+    char *scratch; /* [n_threads][CPU_SCRATCH] */
+
+    struct cpu_kv kv;
+    size_t kv_bytes; /* of kv.k and of kv.v, 0 when not open */
+
+    /* made by reserve, for inputs of up to n_max rows and cols_max columns */
+    int n_max, cols_max;
+    struct cpu_quantized xq;
+    int32_t *attention_starts; /* [n_max + 1] */
+
+    char name[CPU_NAME_MAX];
+    char error[CPU_ERROR_MAX]; /* "" or the latched error */
+};
+
+/* Latch an error (the first one stays); returns -1. */
+int cpu_fail(struct device *d, const char *format, ...) __attribute__((format(printf, 2, 3)));
+
+static inline bool cpu_failed(const struct device *d)
+{
+    return d->error[0] != 0;
+}
+
+static inline void *cpu_scratch(const struct device *d, int thread)
+{
+    return d->scratch + (size_t)thread * CPU_SCRATCH;
+}
+
+/* Run the slices on all threads, or on the caller alone when all of it takes about ns or less than
+ * waking the others is worth. */
+void cpu_run(struct device *d, pool_fn *fn, void *arg, int n_slices, double ns);
+
+/* The registrations, weakest to strongest. Those of AVX2 and AVX-512 exist on x86-64 only. */
+void norm_base(struct cpu_variants *v);
+void norm_avx2(struct cpu_variants *v);
+void norm_avx512(struct cpu_variants *v);
+void linear_base(struct cpu_variants *v);
+void linear_avx2(struct cpu_variants *v);
+void linear_avx512(struct cpu_variants *v, const struct cpu_features *f);
+void rope_base(struct cpu_variants *v);
+void rope_avx2(struct cpu_variants *v);
+void rope_avx512(struct cpu_variants *v);
+void attention_base(struct cpu_variants *v);
+void attention_avx2(struct cpu_variants *v);
+void attention_avx512(struct cpu_variants *v);
+void act_base(struct cpu_variants *v);
+void act_avx2(struct cpu_variants *v);
+void act_avx512(struct cpu_variants *v);
+void pick_base(struct cpu_variants *v);
+void pick_avx2(struct cpu_variants *v);
+void pick_avx512(struct cpu_variants *v);
+
+/* The ops: entries of struct kernels. */
+int embed_run(struct device *d, const struct embed_args *a);
+int norm_run(struct device *d, const struct norm_args *a);
+int linear_run(struct device *d, const struct linear_args *a);
+int rope_table(struct device *d, const struct rope_table_args *a);
+int rope_store(struct device *d, const struct rope_store_args *a);
+int attention_run(struct device *d, const struct attention_args *a);
+int act_mul_run(struct device *d, const struct act_mul_args *a);
+int moe_run(struct device *d, const struct moe_args *a);
+size_t moe_workspace(int n_max, int dim, int ffn, int n_experts, int n_used);
+int gather_run(struct device *d, const struct gather_args *a);
+int pick_run(struct device *d, const struct pick_args *a);
+
+#endif

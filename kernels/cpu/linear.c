@@ -1,0 +1,158 @@
+/* linear: out = W in + bias over all storage formats; the driver and the plain loop.
+ *
+ * Engine thread; slices of matrix rows on the pool, all jobs of a call in one parallel region. Each
+ * output is one sum over the columns in an order that depends on neither n nor the slices.
+ *
+ * Float formats keep the activations in float32. Q8_0 and Q4_0 variants may ask for activations
+ * quantized to int8 in blocks of 32 (linear_quantized), which is done here, once per call, and
+ * bounds their accuracy; the plain loop decodes the weights and stays in float32. */
+#include "kernels/cpu/cpu.h"
+
+#include <math.h>
+#include <string.h>
+
+enum { BLOCK = 32, LANES = 8, CHUNK = 256, TOKENS = 16, ROWS_UNIT = 48, SLICES_PER_THREAD = 6 };
+
+/* ---- the plain loop ---- */
+
+/* LANES partial sums per output, lane i adding columns i, i + LANES, ...; CHUNK and BLOCK are
+ * multiples of LANES, so the lane of a column does not depend on the chunk. */
+static void row_times(const struct cpu_linear_slice *s, int64_t row, const char *data, int t0, int n)
+{
+    const struct matrix *w = s->job->w;
+    const struct quant_format *format = &quant_formats[w->type];
+    float weights[CHUNK], sums[TOKENS][LANES] = {{0}};
+
+    for (int64_t c0 = 0; c0 < w->cols; c0 += CHUNK) {
+        int64_t count = w->cols - c0 < CHUNK ? w->cols - c0 : CHUNK;
+        format->decode(data + c0 / format->block * format->block_bytes, weights, (size_t)count);
+        for (int t = 0; t < n; t++) {
+            const float *x = s->in + (int64_t)(t0 + t) * w->cols + c0;
+            for (int64_t c = 0; c < count; c++)
+                sums[t][c % LANES] += weights[c] * x[c];
+        }
+    }
+    for (int t = 0; t < n; t++) {
+        float sum = s->job->bias ? s->job->bias[row] : 0;
+        float *out = s->job->out + (int64_t)(t0 + t) * w->rows + row;
+        for (int i = 0; i < LANES; i++)
+            sum += sums[t][i];
+        *out = s->add ? *out + sum : sum;
+    }
+}
+
+static void linear_rows(const struct cpu_linear_slice *s)
+{
+    const struct matrix *w = s->job->w;
+    size_t row_bytes = quant_row_bytes(w->type, (size_t)w->cols);
+
+    for (int64_t row = s->row0; row < s->row1; row++)
+        for (int t = 0; t < s->n; t += TOKENS)
+            row_times(s, row, (const char *)w->data + (size_t)row * row_bytes, t,
+                      s->n - t < TOKENS ? s->n - t : TOKENS);
+}
+
+static void quantize_row(const float *in, int64_t cols, int8_t *q, float *d, int32_t *sums)
+{
+    for (int64_t b = 0; b < cols / BLOCK; b++, in += BLOCK, q += BLOCK) {
+        float most = 0, poison = 0;
+        for (int i = 0; i < BLOCK; i++) {
+            most = fmaxf(most, fabsf(in[i]));
+            poison += in[i] - in[i]; /* 0, or NaN when in[i] is not finite */
+        }
+        float inverse = most > 0x1p-120f ? 127 / most : 0;
+        d[b] = most / 127 + poison;
+        sums[b] = 0;
+        for (int i = 0; i < BLOCK; i++) {
+            q[i] = poison == 0 ? (int8_t)lrintf(in[i] * inverse) : 0;
+            sums[b] += q[i];
+        }
+    }
+}
+
+void linear_base(struct cpu_variants *v)
+{
+    for (int i = 0; i < QUANT_COUNT; i++) {
+        v->linear_rows[i] = linear_rows;
+        v->linear_quantized[i] = false;
+    }
+    v->quantize_row = quantize_row;
+}
+
+/* ---- the driver ---- */
+
+struct linear_work {
+    struct device *d;
+    const struct linear_args *a;
+    int64_t rows_per_slice;
+    int first_slice[4]; /* of each job, and the end */
+};
+
+static void quantize_slice(void *arg, int i, int thread)
+{
+    const struct linear_work *work = arg;
+    const struct cpu_quantized *x = &work->d->xq;
+    int64_t cols = work->a->jobs[0].w->cols, blocks = cols / BLOCK;
+
+    (void)thread;
+    work->d->ops.quantize_row(work->a->in + i * cols, cols, x->q + i * cols, x->d + i * blocks,
+                              x->sums + i * blocks);
+}
+
+static void linear_slice(void *arg, int i, int thread)
+{
+    const struct linear_work *work = arg;
+    const struct linear_args *a = work->a;
+    int j = 0;
+
+    while (i >= work->first_slice[j + 1])
+        j++;
+    const struct linear_job *job = &a->jobs[j];
+    struct cpu_linear_slice s = {
+        .job = job,
+        .in = a->in,
+        .xq = &work->d->xq,
+        .row0 = (i - work->first_slice[j]) * work->rows_per_slice,
+        .n = a->n,
+        .add = a->add,
+        .scratch = cpu_scratch(work->d, thread),
+    };
+    s.row1 = s.row0 + work->rows_per_slice;
+    if (s.row1 > job->w->rows)
+        s.row1 = job->w->rows;
+    work->d->ops.linear_rows[job->w->type](&s);
+}
+
+int linear_run(struct device *d, const struct linear_args *a)
+{
+    int64_t rows = 0, cols = a->jobs[0].w->cols;
+    bool quantize = false;
+    struct linear_work work = {.d = d, .a = a};
+
+    if (cpu_failed(d))
+        return -1;
+    if (a->n_jobs < 1 || a->n_jobs > 3)
+        return cpu_fail(d, "linear with %d jobs", a->n_jobs);
+    for (int j = 0; j < a->n_jobs; j++) {
+        rows += a->jobs[j].w->rows;
+        quantize |= d->ops.linear_quantized[a->jobs[j].w->type];
+        if (a->jobs[j].w->cols != cols)
+            return cpu_fail(d, "linear jobs of one call differ in their columns");
+    }
+    if (quantize && (a->n > d->n_max || cols > d->cols_max))
+        return cpu_fail(d, "linear of %d x %lld values, %d x %d are reserved", a->n,
+                        (long long)cols, d->n_max, d->cols_max);
+    if (quantize)
+        cpu_run(d, quantize_slice, &work, a->n, (double)a->n * (double)cols * 0.1);
+
+    int64_t share = rows / ((int64_t)d->n_threads * SLICES_PER_THREAD) + 1;
+    work.rows_per_slice = d->n_threads == 1 ? INT32_MAX
+                                            : (share + ROWS_UNIT - 1) / ROWS_UNIT * ROWS_UNIT;
+    for (int j = 0; j < a->n_jobs; j++) {
+        int64_t slices = (a->jobs[j].w->rows - 1) / work.rows_per_slice + 1;
+        work.first_slice[j + 1] = work.first_slice[j] + (int)slices;
+    }
+    cpu_run(d, linear_slice, &work, work.first_slice[a->n_jobs],
+            (double)rows * (double)cols * a->n * 0.03);
+    return 0;
+}
