@@ -109,4 +109,30 @@ void exchange_stream_begin(struct exchange *x);
 void exchange_flush(struct exchange *x); /* out has new bytes: resume the connection */
 void exchange_end(struct exchange *x);   /* out is complete */
 
+/* ---- what http.c, prep.c and serve.c call; all on the loop thread */
+
+/* A new exchange, READING; NULL when out of memory. http is http.c's own. */
+struct exchange *exchange_open(struct app *app, void *http);
+void exchange_begin(struct exchange *x); /* the body is complete: run the route's handler */
+/* Copy up to max of the bytes MHD has not taken; 0: none now. */
+size_t exchange_take(struct exchange *x, char *bytes, size_t max);
+bool exchange_drained(const struct exchange *x); /* complete, and all of it taken */
+void exchange_gone(struct exchange *x); /* the client left: cancel everything, send nothing more */
+/* MHD let go: sent says whether the whole answer went out. x may be freed here. */
+void exchange_close(struct exchange *x, bool sent);
+/* prep.c: the worker is back with prepare's result. */
+void exchange_prepared(struct exchange *x, int code, const struct err *err);
+
+/* All exchanges of a process. */
+struct exchange_set;
+struct exchange_set *exchange_set_open(struct app *app); /* NULL: out of memory */
+void exchange_set_close(struct exchange_set *set);       /* must be empty; NULL allowed */
+int exchange_set_count(const struct exchange_set *set);
+/* After a wake: hand every waiting event on. Returns how many events there were. */
+int exchange_set_wake(struct exchange_set *set);
+/* Channels that were left unread because the client read too slowly, and have room again. */
+int exchange_set_refill(struct exchange_set *set);
+void exchange_set_sweep(struct exchange_set *set); /* several times a second: pings, queue limit */
+void exchange_set_fail(struct exchange_set *set, int code); /* end everything with this error */
+
 #endif

@@ -1,0 +1,57 @@
+/* route: THE TABLE of endpoints. Constant data and pure functions; loop thread.
+ *
+ * Paths are matched raw, byte by byte: no unescaping, no case folding, no merging of slashes, so
+ * that what the table decides (who may call, which handler runs) can not be spelled in two ways. */
+#include "server/route.h"
+
+#include <string.h>
+
+#include "server/api.h"
+
+const struct route route_table[] = {
+    {"POST", "/v1/chat/completions", api_chat, .body = true, .model = true, .label = "chat"},
+    {"POST", "/v1/completions", api_completions, .body = true, .model = true,
+     .label = "completions"},
+    {"GET", "/v1/models", api_models, .model = true, .label = "models"},
+    {"GET", "/v1/models/*", api_model, .model = true, .label = "model"},
+    {"GET", "/health", api_health, .open = true, .quiet = true, .label = "health"},
+    {"GET", "/ready", api_ready, .open = true, .quiet = true, .label = "ready"},
+    {"GET", "/version", api_version, .quiet = true, .label = "version"},
+    {"GET", "/metrics", api_metrics, .quiet = true, .label = "metrics"},
+};
+const int route_count = (int)(sizeof route_table / sizeof route_table[0]);
+
+/* Does path belong to the row? *tail: what a prefix row's "*" stands for (never empty). */
+static bool route_matches(const struct route *row, const char *path, const char **tail)
+{
+    size_t n = strlen(row->path);
+    if (n < 2 || row->path[n - 1] != '*') {
+        *tail = path + strlen(path);
+        return strcmp(row->path, path) == 0;
+    }
+    *tail = path + n - 1;
+    return strncmp(row->path, path, n - 1) == 0 && path[n - 1] != '\0';
+}
+
+const struct route *route_find(const char *method, const char *path, const char **tail,
+                               const char **allow)
+{
+    bool get = false, post = false;
+    const char *wanted = strcmp(method, "HEAD") == 0 ? "GET" : method;
+    *tail = "";
+    *allow = NULL;
+    for (int i = 0; i < route_count; i++) {
+        const char *rest;
+        if (!route_matches(&route_table[i], path, &rest))
+            continue;
+        if (strcmp(route_table[i].method, wanted) == 0) {
+            *tail = rest;
+            return &route_table[i];
+        }
+        get = get || strcmp(route_table[i].method, "GET") == 0;
+        post = post || strcmp(route_table[i].method, "POST") == 0;
+    }
+    if (get || post)
+        *allow = !post ? "GET, HEAD" : !get ? "POST" : "GET, HEAD, POST";
+    return NULL;
+}
