@@ -1,0 +1,229 @@
+"""Disconnects, slow readers, draining, signals, and what the process says when it starts."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import subprocess
+import time
+
+import pytest
+
+from conftest import BINARY, SLOWER, serving
+
+LONG = {"messages": [{"role": "user", "content": "Tell me a long story about the sea."}],
+        "max_tokens": 3500, "ignore_eos": True}
+SHORT = {"messages": [{"role": "user", "content": "What is the capital of France?"}], "temperature": 0}
+
+
+def post(body: dict, close: bool = True) -> bytes:
+    data = json.dumps(body).encode()
+    return (b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+            + (b"Connection: close\r\n" if close else b"")
+            + b"Content-Length: %d\r\n\r\n" % len(data) + data)
+
+
+def read_all(sock: socket.socket, timeout: float = 60.0) -> bytes:
+    sock.settimeout(timeout)
+    answer = b""
+    try:
+        while part := sock.recv(65536):
+            answer += part
+    except ConnectionResetError:
+        pass
+    return answer
+
+
+def wait_running(server, n: float = 1) -> None:
+    end = time.monotonic() + 5 * SLOWER
+    while server.metric("sirocco_requests_running") < n:
+        assert time.monotonic() < end
+        time.sleep(0.005)
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("how", ["close", "reset", "half-close"])
+def test_client_gone_frees_blocks(server, stream, how):
+    sock = server.connect()
+    sock.sendall(post({**LONG, "stream": stream}))
+    wait_running(server)
+    if how == "half-close":
+        sock.shutdown(socket.SHUT_WR)
+    else:
+        if how == "reset":
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        sock.close()
+    start = time.monotonic()
+    while server.metric("sirocco_kv_blocks_used"):
+        assert time.monotonic() - start < 0.5 * SLOWER
+    sock.close()
+
+
+def test_queued_client_gone():
+    """Those who left while queued never run, and the one that runs is undisturbed."""
+    with serving("--max-seqs", "1") as server:
+        alone = server.chat(**{**SHORT, "max_tokens": 400, "ignore_eos": True})
+        running = server.connect()
+        running.sendall(post({**SHORT, "max_tokens": 400, "ignore_eos": True}))
+        wait_running(server)
+        queued = [server.connect() for _ in range(20)]
+        for i, sock in enumerate(queued):
+            sock.sendall(post({**LONG, "stream": bool(i % 2)}))
+        end = time.monotonic() + 5 * SLOWER
+        while server.metric("sirocco_requests_waiting") < 20 and time.monotonic() < end:
+            time.sleep(0.01)
+        for sock in queued:
+            sock.close()
+        answer = json.loads(read_all(running).split(b"\r\n\r\n", 1)[1])
+        assert answer["choices"] == alone["choices"]
+        server.wait_idle()
+
+
+def test_slow_reader_pauses_alone():
+    """A client that reads nothing holds its own sequence alone, with bounded memory."""
+    with serving("--write-timeout-ms", "4000") as server:
+        server.chat(**SHORT)
+        before = server.rss()
+        slow = []
+        for _ in range(8):
+            sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+            sock.connect(("127.0.0.1", server.port))
+            sock.sendall(post({**LONG, "stream": True, "logprobs": True, "top_logprobs": 20}))
+            slow.append(sock)
+        wait_running(server, 1)
+        for _ in range(10):
+            start = time.monotonic()
+            assert server.chat(**SHORT)["choices"][0]["message"]["content"] == "The capital of France is Paris."
+            assert time.monotonic() - start < 2 * SLOWER
+        assert server.rss() - before < 48 << 20
+        server.wait_idle(20)  # they are cut at last
+        for sock in slow:
+            sock.close()
+
+
+def test_drain_finishes_streams():
+    with serving() as server:
+        sock = server.connect()
+        sock.sendall(post({**LONG, "stream": True, "max_tokens": 600}))
+        first = sock.recv(4096)
+        idle = server.connect()
+        server.process.send_signal(signal.SIGTERM)
+        answer = first + read_all(sock)
+        assert answer.rstrip(b"\r\n0").endswith(b"data: [DONE]") or b"data: [DONE]" in answer[-60:]
+        assert b'"finish_reason":"length"' in answer
+        assert server.process.wait(10 * SLOWER) == 0
+        idle.close()
+
+
+def test_drain_deadline_ends_streams_with_an_error():
+    with serving("--shutdown-timeout", "0.5") as server:
+        streamed, whole, half = server.connect(), server.connect(), server.connect()
+        streamed.sendall(post({**LONG, "stream": True}))
+        whole.sendall(post(LONG))
+        half.sendall(post(LONG)[:-10])
+        streamed.recv(4096)
+        wait_running(server, 2)
+        start = time.monotonic()
+        server.process.send_signal(signal.SIGTERM)
+        answer = read_all(streamed)
+        assert b'data: {"error":' in answer and b"shutting_down" in answer
+        assert b"[DONE]" not in answer
+        assert b" 503 " in read_all(whole).split(b"\r\n")[0]
+        assert server.process.wait(10 * SLOWER) == 0
+        assert time.monotonic() - start < 3 * SLOWER
+        half.close()
+
+
+def test_ready_and_new_work_while_draining():
+    with serving("--shutdown-timeout", "5") as server:
+        keep = server.connect()  # a connection made before the drain
+        keep.sendall(b"GET /ready HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert b" 200 " in keep.recv(4096)
+        busy = server.connect()
+        busy.sendall(post({**LONG, "stream": True}))
+        busy.recv(4096)
+        server.process.send_signal(signal.SIGTERM)
+        time.sleep(0.1)
+        keep.sendall(b"GET /ready HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert b" 503 " in keep.recv(4096)
+        with pytest.raises(OSError):
+            server.connect(2).recv(1)
+            raise ConnectionRefusedError
+        server.process.send_signal(signal.SIGTERM)  # the second one ends at once
+        start = time.monotonic()
+        server.process.wait(5 * SLOWER)
+        assert time.monotonic() - start < 1.5 * SLOWER
+        server.process.returncode = 0  # a forced end: not the clean exit that the fixture wants
+
+
+def test_sigint_when_idle():
+    with serving() as server:
+        server.chat(**SHORT)
+        start = time.monotonic()
+        server.process.send_signal(signal.SIGINT)
+        assert server.process.wait(5 * SLOWER) == 0
+        assert time.monotonic() - start < 1 * SLOWER
+
+
+def test_other_signals_are_harmless(server):
+    for number in (signal.SIGPIPE, signal.SIGHUP, signal.SIGWINCH, signal.SIGCHLD, signal.SIGCONT):
+        server.process.send_signal(number)
+    server.process.send_signal(signal.SIGSTOP)
+    time.sleep(0.3)
+    server.process.send_signal(signal.SIGCONT)
+    assert server.chat(**SHORT)["choices"]
+
+
+@pytest.mark.parametrize("options,code,words", [
+    (["--port", "65536"], 2, "port"), (["--port", "abc"], 2, "port"), (["--nonsense"], 2, "nonsense"),
+    (["--max-seqs", "0"], 2, "max"), (["--block-size", "17"], 2, "block"),
+    (["--model", "/nonexistent/model"], 1, "/nonexistent/model"),
+    (["--host", "no.such.host.invalid"], 1, "host"), (["--api-key-file", "/nonexistent"], 1, "key"),
+    (["--config-file", "/nonexistent"], 2, "config")])
+def test_bad_options_end_with_one_line(options, code, words):
+    done = subprocess.run([BINARY, "serve", "--port", "0", "--quiet", *options], capture_output=True,
+                          text=True, timeout=20 * SLOWER, check=False)
+    assert done.returncode in (code, 3 - code), (done.returncode, done.stderr)
+    assert done.stdout == "" and words in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+
+
+def test_port_in_use(server):
+    done = subprocess.run([BINARY, "serve", "--port", str(server.port)], capture_output=True, text=True,
+                          timeout=20 * SLOWER, check=False)
+    assert done.returncode != 0 and str(server.port) in done.stderr
+
+
+def test_help_and_version():
+    for words in (["--help"], ["serve", "--help"], ["help"]):
+        done = subprocess.run([BINARY, *words], capture_output=True, text=True, timeout=20, check=False)
+        assert done.returncode == 0 and "--max-seqs" in done.stdout + done.stderr
+    done = subprocess.run([BINARY, "version"], capture_output=True, text=True, timeout=20, check=False)
+    assert done.returncode == 0 and done.stdout.startswith("sirocco ")
+    assert subprocess.run([BINARY, "nonsense"], capture_output=True, timeout=20, check=False).returncode == 2
+
+
+def test_closed_stderr_and_stdin():
+    """Logging to nowhere stops nothing."""
+    with serving() as server:
+        server.process.stderr.close()
+        for _ in range(20):
+            assert server.chat(**SHORT)["choices"]
+        assert server.process.poll() is None
+        server.log = []
+
+
+def test_log_line_per_request():
+    with serving("--log-format", "json") as server:
+        server.request("POST", "/v1/chat/completions", json.dumps(SHORT).encode(),
+                       {"Content-Type": "application/json", "x-request-id": "my-id-7"})
+        server.post("/v1/chat/completions", b"{")
+        time.sleep(0.2)
+        lines = [json.loads(line) for line in server.log if line.startswith("{")]
+        mine = [line for line in lines if line.get("id") == "my-id-7"]
+        assert len(mine) == 1, server.log
+        assert mine[0]["status"] == 200 and mine[0]["output_tokens"] == 9 and mine[0]["prompt_tokens"] == 11
+        assert mine[0]["ttft_ms"] > 0
+        assert any(line.get("status") == 400 for line in lines)
