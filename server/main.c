@@ -1,0 +1,165 @@
+/* main: the command line: subcommands, what a person sees on the terminal, exit codes.
+ *
+ * Exit codes: 0 served and drained (or asked for help); 1 the model, the socket or the engine
+ * failed, or a second signal cut the drain short; 2 the command line or configuration is wrong. */
+#include <jansson.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "config/config.h"
+#include "engine/base/err.h"
+#include "engine/base/log.h"
+#include "server/app.h"
+#include "server/serve.h"
+
+enum { EXIT_OK = 0, EXIT_FAILED = 1, EXIT_USAGE = 2 };
+
+static char sigbus_line[600];
+static size_t sigbus_size;
+
+/* A mapped model file shrank under us: nothing can go on. Async-signal-safe. */
+static void main_on_sigbus(int number)
+{
+    (void)number;
+    if (write(STDERR_FILENO, sigbus_line, sigbus_size) < 0)
+        _exit(EXIT_FAILED);
+    _exit(EXIT_FAILED);
+}
+
+static void main_catch_sigbus(const char *model)
+{
+    int n = snprintf(sigbus_line, sizeof sigbus_line,
+                     "sirocco: a file of the model %.400s became shorter or unreadable while it was "
+                     "in use\n",
+                     model != NULL ? model : "(embedded)");
+    sigbus_size = n > 0 ? (size_t)n : 0;
+    signal(SIGBUS, main_on_sigbus);
+}
+
+static void main_progress(void *user, const char *what, double fraction)
+{
+    enum { WIDTH = 30 };
+    char bar[WIDTH + 1];
+    int full = (int)(fraction * WIDTH);
+    (void)user;
+    full = full < 0 ? 0 : full > WIDTH ? WIDTH : full;
+    memset(bar, ' ', WIDTH);
+    memset(bar, '#', (size_t)full);
+    bar[WIDTH] = '\0';
+    fprintf(stderr, "\r\033[K[%s] %3.0f%% %s%s", bar, fraction * 100, what,
+            fraction >= 1 ? "\n" : "");
+    fflush(stderr);
+}
+
+static void main_plan(const char *text)
+{
+    fputs(text, stderr);
+}
+
+static void main_ready(const char *url)
+{
+    printf("listening on %s\n", url);
+    fflush(stdout);
+}
+
+static void main_log_init(const struct config *c)
+{
+    static const char *const levels[] = {"debug", "info", "warn", "error", "off"};
+    int level = LOG_INFO;
+    for (int i = 0; i < (int)(sizeof levels / sizeof levels[0]); i++)
+        if (c->log_level != NULL && strcmp(c->log_level, levels[i]) == 0)
+            level = i;
+    log_init((enum log_level)level,
+             c->log_format != NULL && strcmp(c->log_format, "json") == 0 ? LOG_JSON : LOG_TEXT);
+}
+
+static int main_serve(int argc, char **argv)
+{
+    static struct config config; /* outlives a hard exit's remaining threads */
+    static struct serve_hooks hooks;
+    char error[512] = "", warnings[2048] = "";
+    int rc = config_parse(&config, argc, argv, error, sizeof error, warnings, sizeof warnings);
+    if (rc > 0)
+        return EXIT_OK;
+    if (rc < 0) {
+        fprintf(stderr, "sirocco: %s\n", error);
+        return EXIT_USAGE;
+    }
+    main_log_init(&config);
+    if (warnings[0] != '\0')
+        fprintf(stderr, "%s%s", warnings, warnings[strlen(warnings) - 1] == '\n' ? "" : "\n");
+    main_catch_sigbus(config.model);
+    json_object_seed(0);
+    hooks.progress = !config.quiet && isatty(STDERR_FILENO) ? main_progress : NULL;
+    hooks.plan = config.quiet ? NULL : main_plan;
+    hooks.ready = main_ready;
+    struct err err = {0};
+    switch (serve_run(&config, &hooks, &err)) {
+    case SERVE_DRAINED:
+        config_free(&config);
+        return EXIT_OK;
+    case SERVE_QUIT:
+        _exit(EXIT_OK);
+    case SERVE_ERROR:
+        fprintf(stderr, "sirocco: %s\n", err.text[0] != '\0' ? err.text : err_text(err.code));
+        _exit(err.code == ERR_USAGE ? EXIT_USAGE : EXIT_FAILED);
+    case SERVE_FORCED:
+    case SERVE_DEAD:
+        break;
+    }
+    _exit(EXIT_FAILED);
+}
+
+static int main_version(int argc, char **argv)
+{
+    (void)argc;
+    (void)argv;
+    printf("sirocco %s\n", SIROCCO_VERSION);
+    return EXIT_OK;
+}
+
+static int main_help(int argc, char **argv);
+
+static const struct command {
+    const char *name;
+    int (*run)(int argc, char **argv); /* argv[0] is the subcommand */
+    const char *help;
+} commands[] = {
+    {"serve", main_serve, "serve a model over HTTP (what is done without a subcommand)"},
+    {"version", main_version, "print the version"},
+    {"help", main_help, "print this; `sirocco serve --help` lists the options"},
+};
+enum { N_COMMANDS = sizeof commands / sizeof commands[0] };
+
+static int main_help(int argc, char **argv)
+{
+    (void)argc;
+    (void)argv;
+    printf("usage: sirocco [subcommand] [options]\n\n");
+    for (int i = 0; i < N_COMMANDS; i++)
+        printf("  %-10s %s\n", commands[i].name, commands[i].help);
+    return EXIT_OK;
+}
+
+int main(int argc, char **argv)
+{
+    static char serve[] = "serve";
+    if (argc < 2)
+        return main_serve(argc, argv);
+    if (strcmp(argv[1], "--version") == 0 || strcmp(argv[1], "-V") == 0)
+        return main_version(argc, argv);
+    if (argv[1][0] == '-') {
+        argv[0] = serve;
+        return main_serve(argc, argv);
+    }
+    for (int i = 0; i < N_COMMANDS; i++)
+        if (strcmp(argv[1], commands[i].name) == 0)
+            return commands[i].run(argc - 1, argv + 1);
+    fprintf(stderr, "sirocco: unknown subcommand '%s'; there are:", argv[1]);
+    for (int i = 0; i < N_COMMANDS; i++)
+        fprintf(stderr, " %s", commands[i].name);
+    fprintf(stderr, "\n");
+    return EXIT_USAGE;
+}
