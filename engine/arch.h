@@ -24,6 +24,9 @@ struct arch {
     bool tied_default;         /* tie_word_embeddings when config.json does not say */
     bool window_from_config;   /* sliding_window means what it says unless use_sliding_window */
     bool needs_use_window;     /* the window counts only with use_sliding_window: true (Qwen) */
+    int full_layer_every;      /* every n-th layer sees everything; 0: no such pattern (Gemma) */
+    double rope_local_base;    /* RoPE base of windowed layers; 0: the same as the others' */
+    bool gguf_interleaved;     /* GGUF files store q and k for interleaved rotary pairs */
     enum activation act;
     const char *moe_prefix;    /* "block_sparse_moe": tensor path of the experts, or NULL */
 };
@@ -31,6 +34,6 @@ struct arch {
 extern const struct arch arch_table[];
 extern const int arch_count;
 const struct arch *arch_find_hf(const char *class_or_model_type); /* NULL: unknown */
-const struct arch *arch_find_gguf(const char *name);
+const struct arch *arch_find_gguf(const char *name, bool moe); /* moe: the file has experts */
 
 #endif

@@ -10,6 +10,7 @@
 #include <stdint.h>
 
 #include "engine/arch.h"
+#include "engine/base/arena.h"
 #include "engine/base/err.h"
 #include "engine/source.h"
 #include "engine/weights.h"
@@ -59,6 +60,7 @@ struct model {
     int default_top_k;
     int64_t n_parameters, weight_bytes;
     struct weights *weights;
+    struct arena arena; /* owns layers, copies and frequencies */
 };
 
 /* Open the weights of source and bind every tensor; the source must outlive the model. Errors:

@@ -16,8 +16,9 @@ enum { WEIGHTS_DIMS_MAX = 4 };
 
 struct weights_tensor {
     const char *name;
-    enum quant_type type;
-    int n_dims;
+    enum quant_type type;  /* QUANT_COUNT: a known type that is not supported; listed, unusable */
+    const char *type_name; /* as the file's format calls it: "BF16", "Q4_K" */
+    int n_dims;            /* above WEIGHTS_DIMS_MAX only the first dims are kept; unusable */
     int64_t dims[WEIGHTS_DIMS_MAX]; /* outermost first: [rows, cols]; GGUF's order is turned */
     const uint8_t *data;
     size_t bytes; /* equals the size its shape and type need */

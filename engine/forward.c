@@ -1,0 +1,371 @@
+/* forward: the transformer, interpreted from the model's row in arch.h's table, read like the
+ * papers: Vaswani et al. 2017 with pre-normalisation, RMSNorm (Zhang and Sennrich 2019), rotary
+ * positions (Su et al. 2021), gated FFN (Shazeer 2020), grouped-query attention (Ainslie et al.
+ * 2023), sliding windows (Jiang et al. 2023) and experts (Jiang et al. 2024).
+ *
+ * Engine thread only. Owns the activations (device memory, sized at open for n_tokens_max rows) and
+ * the logits; holds the matrices of the model on the device. Nothing is allocated after open (R4).
+ * Every op is one call; where an architecture differs, the difference gates that one call. */
+#include "engine/forward.h"
+
+#include <stdlib.h>
+
+#include "engine/base/size.h"
+
+struct forward {
+    struct model *m;
+    const struct kernels *k;
+    struct device *device;
+    struct forward_options options;
+    int n_loaded; /* matrices on the device, in the order of each_matrix */
+
+    /* device memory; rows are n_tokens_max */
+    float *x;            /* [rows][dim] the residual stream */
+    float *h;            /* [rows or n_logits_max][dim] normalised input of the next op */
+    float *out;          /* [rows][dim] output before its own norm; post_norms only */
+    float *q, *att;      /* [rows][n_heads * head_dim] */
+    float *key, *value;  /* [rows][n_kv_heads * head_dim] */
+    float *gate, *up;    /* [rows][ffn]; dense FFN only */
+    void *moe_workspace; /* MoE only */
+    float *cos_sin[MODEL_ROPES_MAX]; /* [rows][n_freq][2] */
+    float *logits;       /* [n_logits_max][vocab] */
+    /* host memory */
+    float *host_logits;  /* [n_logits_max][vocab] */
+    struct pick_result *picks; /* [n_logits_max] */
+};
+
+/* ---- sizes */
+
+struct sizes { /* floats per row, per buffer */
+    size_t dim, q, kv, ffn, cos_sin;
+    size_t rows, h_rows, logits, vocab;
+};
+
+static struct sizes sizes_of(const struct model *m, const struct forward_options *o)
+{
+    struct sizes s = {
+        .dim = (size_t)m->dim,
+        .q = (size_t)m->n_heads * (size_t)m->head_dim,
+        .kv = (size_t)m->n_kv_heads * (size_t)m->head_dim,
+        .ffn = m->arch->moe ? 0 : (size_t)m->ffn,
+        .rows = (size_t)o->n_tokens_max,
+        .logits = (size_t)o->n_logits_max,
+        .vocab = (size_t)m->vocab,
+    };
+    s.h_rows = s.rows > s.logits ? s.rows : s.logits;
+    for (int i = 0; i < m->n_ropes; i++)
+        s.cos_sin += 2 * (size_t)m->ropes[i].n_freq;
+    return s;
+}
+
+static int cols_max(const struct model *m)
+{
+    int q = m->n_heads * m->head_dim;
+    int most = m->dim > m->ffn ? m->dim : m->ffn;
+    return most > q ? most : q;
+}
+
+size_t forward_workspace_bytes(const struct model *m, const struct forward_options *o)
+{
+    const struct sizes s = sizes_of(m, o);
+    size_t row = s.dim + 2 * s.q + 2 * s.kv + 2 * s.ffn + s.cos_sin;
+    size_t floats = s.rows * row + s.h_rows * s.dim + 2 * s.logits * s.vocab;
+    size_t scratch; /* of the linear ops and of the experts, whatever the device */
+    if (m->arch->post_norms)
+        floats += s.rows * s.dim;
+    scratch = kernels_cpu()->linear_workspace((int)s.h_rows, cols_max(m));
+    if (m->arch->moe)
+        scratch += kernels_cpu()->moe_workspace((int)s.rows, m->dim, m->ffn, m->n_experts,
+                                                m->n_experts_used);
+    return floats * sizeof(float) + s.logits * sizeof(struct pick_result) + scratch;
+}
+
+/* ---- open and close */
+
+typedef int matrix_visit(struct forward *f, struct matrix *matrix);
+
+/* Visit every matrix of the model that has weights of its own, in one fixed order. */
+static int each_matrix(struct forward *f, matrix_visit *visit)
+{
+    struct model *m = f->m;
+    int rc = visit(f, &m->embed);
+    if (!rc && m->head.data != m->embed.data)
+        rc = visit(f, &m->head);
+    for (int i = 0; !rc && i < m->n_layers; i++) {
+        struct model_layer *l = &m->layers[i];
+        struct matrix *own[] = {&l->wq,   &l->wk, &l->wv,   &l->wo,
+                                &l->gate, &l->up, &l->down, &l->router};
+        for (size_t j = 0; !rc && j < sizeof own / sizeof *own; j++)
+            if (own[j]->data)
+                rc = visit(f, own[j]);
+        for (int e = 0; !rc && e < m->n_experts; e++) {
+            rc = visit(f, &l->expert_gate[e]);
+            if (!rc)
+                rc = visit(f, &l->expert_up[e]);
+            if (!rc)
+                rc = visit(f, &l->expert_down[e]);
+        }
+    }
+    return rc;
+}
+
+static int load_matrix(struct forward *f, struct matrix *matrix)
+{
+    if (f->k->matrix_load(f->device, matrix))
+        return -1;
+    f->n_loaded++;
+    return 0;
+}
+
+static int free_matrix(struct forward *f, struct matrix *matrix)
+{
+    if (!f->n_loaded)
+        return -1; /* the ones after it were never loaded */
+    f->n_loaded--;
+    f->k->matrix_free(f->device, matrix);
+    return 0;
+}
+
+/* rows * cols floats of device memory; NULL: none, or the product overflows. */
+static float *floats(struct forward *f, size_t rows, size_t cols)
+{
+    size_t n, bytes;
+    if (!size_mul(rows, cols, &n) || !size_mul(n, sizeof(float), &bytes))
+        return NULL;
+    return f->k->alloc(f->device, bytes);
+}
+
+static bool alloc_buffers(struct forward *f)
+{
+    const struct model *m = f->m;
+    const struct sizes s = sizes_of(m, &f->options);
+    bool all = (f->x = floats(f, s.rows, s.dim)) && (f->h = floats(f, s.h_rows, s.dim)) &&
+               (f->q = floats(f, s.rows, s.q)) && (f->att = floats(f, s.rows, s.q)) &&
+               (f->key = floats(f, s.rows, s.kv)) && (f->value = floats(f, s.rows, s.kv)) &&
+               (f->logits = floats(f, s.logits, s.vocab));
+    if (all && m->arch->post_norms)
+        all = (f->out = floats(f, s.rows, s.dim)) != NULL;
+    if (all && !m->arch->moe)
+        all = (f->gate = floats(f, s.rows, s.ffn)) && (f->up = floats(f, s.rows, s.ffn));
+    if (all && m->arch->moe)
+        all = (f->moe_workspace = f->k->alloc(
+                   f->device, f->k->moe_workspace(f->options.n_tokens_max, m->dim, m->ffn,
+                                                  m->n_experts, m->n_experts_used))) != NULL;
+    for (int i = 0; all && i < m->n_ropes; i++)
+        all = (f->cos_sin[i] = floats(f, s.rows, 2 * (size_t)m->ropes[i].n_freq)) != NULL;
+    f->host_logits = all ? calloc(s.logits * s.vocab, sizeof *f->host_logits) : NULL;
+    f->picks = calloc(s.logits, sizeof *f->picks);
+    return all && f->host_logits && f->picks;
+}
+
+static int device_failed(const struct forward *f, const char *what, struct err *err)
+{
+    const char *reason = f->k->device_error(f->device);
+    return err_set(err, ERR_DEVICE, "%s: %s: %s", f->k->name, what,
+                   reason && *reason ? reason : "no reason given");
+}
+
+int forward_open(struct model *m, const struct kernels *k, struct device *device,
+                 const struct forward_options *o, struct forward **out, struct err *err)
+{
+    const struct kv_options kv = {.n_layers = m->n_layers, .n_kv_heads = m->n_kv_heads,
+                                  .head_dim = m->head_dim, .n_blocks = o->n_blocks,
+                                  .block_size = o->block_size, .type = o->kv_type};
+    int rc = 0;
+    *out = NULL;
+    CHECK(o->n_tokens_max > 0 && o->n_logits_max > 0);
+    struct forward *f = calloc(1, sizeof *f);
+    if (!f)
+        return err_set(err, ERR_NOMEM, "out of memory");
+    f->m = m;
+    f->k = k;
+    f->device = device;
+    f->options = *o;
+    if (each_matrix(f, load_matrix))
+        rc = device_failed(f, "loading the weights", err);
+    if (!rc && m->head.data == m->embed.data)
+        m->head = m->embed;
+    if (!rc && !alloc_buffers(f))
+        rc = err_set(err, ERR_NOMEM, "%zu bytes of activations for steps of %d tokens: no memory",
+                     forward_workspace_bytes(m, o), o->n_tokens_max);
+    if (!rc && k->reserve(device,
+                          o->n_tokens_max > o->n_logits_max ? o->n_tokens_max : o->n_logits_max,
+                          cols_max(m)))
+        rc = device_failed(f, "reserving scratch memory", err);
+    if (!rc && k->kv_open(device, &kv))
+        rc = device_failed(f, "taking the KV cache", err);
+    if (rc) {
+        forward_close(f);
+        return rc;
+    }
+    *out = f;
+    return 0;
+}
+
+void forward_close(struct forward *f)
+{
+    if (!f)
+        return;
+    each_matrix(f, free_matrix);
+    if (f->m->head.data == f->m->embed.data)
+        f->m->head = f->m->embed;
+    f->k->free(f->device, f->x);
+    f->k->free(f->device, f->h);
+    f->k->free(f->device, f->out);
+    f->k->free(f->device, f->q);
+    f->k->free(f->device, f->att);
+    f->k->free(f->device, f->key);
+    f->k->free(f->device, f->value);
+    f->k->free(f->device, f->gate);
+    f->k->free(f->device, f->up);
+    f->k->free(f->device, f->moe_workspace);
+    for (int i = 0; i < MODEL_ROPES_MAX; i++)
+        f->k->free(f->device, f->cos_sin[i]);
+    f->k->free(f->device, f->logits);
+    free(f->host_logits);
+    free(f->picks);
+    free(f);
+}
+
+/* ---- the pass. Each helper is one op with the arguments every layer shares; -1: the device's
+ * error has latched. */
+
+static int norm(struct forward *f, float *out, const float *in, const float *weight, int n,
+                int dim, bool add)
+{
+    return f->k->norm(f->device, &(struct norm_args){.out = out, .in = in, .weight = weight,
+                                                     .n = n, .dim = dim, .eps = f->m->norm_eps,
+                                                     .add = add});
+}
+
+static int linear(struct forward *f, float *out, const struct matrix *w, const float *in, int n,
+                  bool add)
+{
+    return f->k->linear(f->device, &(struct linear_args){.in = in, .n = n, .add = add, .n_jobs = 1,
+                                                         .jobs = {{.w = w, .out = out}}});
+}
+
+/* One projection back to the residual stream: x += w in, or x += norm(w in). */
+static int project(struct forward *f, const struct matrix *w, const float *in,
+                   const float *post_norm, int n)
+{
+    if (!post_norm)
+        return linear(f, f->x, w, in, n, true);
+    if (linear(f, f->out, w, in, n, false))
+        return -1;
+    return norm(f, f->x, f->out, post_norm, n, f->m->dim, true);
+}
+
+/* x += attention(norm(x)) */
+static int attention_block(struct forward *f, const struct batch *b, int i)
+{
+    const struct model *m = f->m;
+    const struct model_layer *l = &m->layers[i];
+    const struct model_rope *rope = &m->ropes[l->rope];
+    int n = b->n_tokens, hd = m->head_dim;
+
+    if (norm(f, f->h, f->x, l->attn_norm, n, m->dim, false))
+        return -1;
+    if (f->k->linear(f->device, &(struct linear_args){
+                                    .in = f->h, .n = n, .n_jobs = 3,
+                                    .jobs = {{.w = &l->wq, .bias = l->bq, .out = f->q},
+                                             {.w = &l->wk, .bias = l->bk, .out = f->key},
+                                             {.w = &l->wv, .bias = l->bv, .out = f->value}}}))
+        return -1;
+    if (l->q_norm && (norm(f, f->q, f->q, l->q_norm, n * m->n_heads, hd, false) ||
+                      norm(f, f->key, f->key, l->k_norm, n * m->n_kv_heads, hd, false)))
+        return -1;
+    if (f->k->rope_store(f->device, &(struct rope_store_args){
+                                        .q = f->q, .k = f->key, .v = f->value,
+                                        .cos_sin = f->cos_sin[l->rope], .slots = b->slots, .n = n,
+                                        .n_heads = m->n_heads, .n_freq = rope->n_freq, .layer = i,
+                                        .interleaved = m->rope_interleaved}))
+        return -1;
+    if (f->k->attention(f->device, &(struct attention_args){
+                                       .out = f->att, .q = f->q, .seqs = b->seqs,
+                                       .n_seqs = b->n_seqs, .n_heads = m->n_heads, .layer = i,
+                                       .window = l->window, .scale = m->attn_scale,
+                                       .softcap = m->attn_softcap}))
+        return -1;
+    return project(f, &l->wo, f->att, l->post_attn_norm, n);
+}
+
+/* x += ffn(norm(x)) */
+static int ffn_block(struct forward *f, const struct batch *b, int i)
+{
+    const struct model *m = f->m;
+    const struct model_layer *l = &m->layers[i];
+    int n = b->n_tokens;
+
+    if (norm(f, f->h, f->x, l->ffn_norm, n, m->dim, false))
+        return -1;
+    if (m->arch->moe)
+        return f->k->moe(f->device, &(struct moe_args){
+                                        .out = f->x, .in = f->h, .router = &l->router,
+                                        .gate = l->expert_gate, .up = l->expert_up,
+                                        .down = l->expert_down, .n = n, .dim = m->dim,
+                                        .ffn = m->ffn, .n_experts = m->n_experts,
+                                        .n_used = m->n_experts_used,
+                                        .renorm = m->arch->moe_renorm, .act = m->arch->act,
+                                        .workspace = f->moe_workspace});
+    if (f->k->linear(f->device, &(struct linear_args){.in = f->h, .n = n, .n_jobs = 2,
+                                                      .jobs = {{.w = &l->gate, .out = f->gate},
+                                                               {.w = &l->up, .out = f->up}}}))
+        return -1;
+    if (f->k->act_mul(f->device, &(struct act_mul_args){.gate = f->gate, .up = f->up, .n = n,
+                                                        .dim = m->ffn, .act = m->arch->act}))
+        return -1;
+    return project(f, &l->down, f->gate, l->post_ffn_norm, n);
+}
+
+int forward_run(struct forward *f, const struct batch *b, struct err *err)
+{
+    const struct model *m = f->m;
+    int n = b->n_tokens, rc = 0;
+    if (!n)
+        return 0;
+    CHECK(n <= f->options.n_tokens_max);
+    rc = f->k->embed(f->device, &(struct embed_args){.out = f->x, .table = &m->embed,
+                                                     .tokens = b->tokens, .n = n,
+                                                     .scale = m->embed_scale});
+    for (int i = 0; !rc && i < m->n_ropes; i++)
+        rc = f->k->rope_table(f->device, &(struct rope_table_args){
+                                             .cos_sin = f->cos_sin[i], .pos = b->pos,
+                                             .inv_freq = m->ropes[i].inv_freq, .n = n,
+                                             .n_freq = m->ropes[i].n_freq,
+                                             .mscale = m->ropes[i].mscale});
+    for (int i = 0; !rc && i < m->n_layers; i++) {
+        rc = attention_block(f, b, i);
+        if (!rc)
+            rc = ffn_block(f, b, i);
+    }
+    return rc ? device_failed(f, "forward pass", err) : 0;
+}
+
+int forward_logits(struct forward *f, const struct batch *b, int first, int n, float **logits,
+                   const struct pick_result **picks, struct err *err)
+{
+    const struct model *m = f->m;
+    CHECK(first >= 0 && n >= 0 && n <= f->options.n_logits_max && first + n <= b->n_rows);
+    *logits = f->host_logits;
+    *picks = f->picks;
+    if (!n)
+        return 0;
+    int rc = f->k->gather(f->device, &(struct gather_args){.out = f->h, .in = f->x,
+                                                           .rows = b->rows + first, .n = n,
+                                                           .dim = m->dim});
+    if (!rc)
+        rc = norm(f, f->h, f->h, m->final_norm, n, m->dim, false);
+    if (!rc)
+        rc = linear(f, f->logits, &m->head, f->h, n, false);
+    if (!rc)
+        rc = f->k->pick(f->device, &(struct pick_args){.logits = f->logits, .result = f->picks,
+                                                       .n = n, .vocab = m->vocab,
+                                                       .softcap = m->logit_softcap});
+    if (!rc)
+        rc = f->k->download(f->device, f->host_logits, f->logits,
+                            (size_t)n * (size_t)m->vocab * sizeof(float));
+    if (!rc)
+        rc = f->k->sync(f->device);
+    return rc ? device_failed(f, "logits", err) : 0;
+}

@@ -1,0 +1,290 @@
+/* source: the files of one model (source.h), mapped or borrowed.
+ *
+ * Owns the mappings and the names. A folder is read once, at open: its regular files (links are
+ * followed; names that start with a dot are left out) are mapped read-only and private, so that a
+ * file replaced by rename keeps serving its old contents. No page is read before it is needed.
+ * Immutable after open; any thread. */
+#include "engine/source.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <stdbool.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+enum { FILES_MAX = 10000 };
+
+struct source {
+    char *path, *name;
+    struct source_file *files; /* sorted by name when mapped */
+    size_t n_files, capacity;
+    const struct source_file *gguf;
+    bool mapped; /* files, their names and bytes are owned */
+};
+
+static bool ends_with(const char *text, const char *end)
+{
+    size_t n = strlen(text), m = strlen(end);
+    return n >= m && !strcmp(text + n - m, end);
+}
+
+/* The last component of path, without slashes at its end; of "." and the like, what it stands
+ * for. A lone file loses its .gguf. NULL: out of memory. */
+static char *name_of(const char *path, bool is_file)
+{
+    char real[PATH_MAX];
+    size_t n = strlen(path);
+    while (n > 1 && path[n - 1] == '/')
+        n--;
+    size_t start = n;
+    while (start > 0 && path[start - 1] != '/')
+        start--;
+    bool dots = n - start <= 2 && strspn(path + start, ".") >= n - start;
+    if (dots && realpath(path, real)) {
+        const char *slash = strrchr(real, '/');
+        return strdup(slash && slash[1] ? slash + 1 : "model");
+    }
+    if (start == n || dots)
+        return strdup("model");
+    if (is_file && n - start > 5 && !strncmp(path + n - 5, ".gguf", 5))
+        n -= 5;
+    return strndup(path + start, n - start);
+}
+
+/* Map one open regular file and append it. */
+static int add_file(struct source *s, int fd, const char *name, size_t size, struct err *err)
+{
+    static const uint8_t nothing[1];
+    if (s->n_files == s->capacity) {
+        size_t capacity = s->capacity ? 2 * s->capacity : 16;
+        struct source_file *files = realloc(s->files, capacity * sizeof *files);
+        if (!files)
+            return err_set(err, ERR_NOMEM, "%s: out of memory", s->path);
+        s->files = files;
+        s->capacity = capacity;
+    }
+    struct source_file file = {.name = strdup(name), .data = nothing, .size = size};
+    if (!file.name)
+        return err_set(err, ERR_NOMEM, "%s: out of memory", s->path);
+    if (size) {
+        void *data = mmap(NULL, size, PROT_READ, MAP_PRIVATE, fd, 0);
+        if (data == MAP_FAILED) {
+            free((char *)file.name);
+            return err_set(err, ERR_IO, "%s: %s: cannot map: %s", s->path, name, strerror(errno));
+        }
+        file.data = data;
+    }
+    s->files[s->n_files++] = file;
+    return 0;
+}
+
+/* Open `name` below the folder fd and add it when it is a regular file. */
+static int add_entry(struct source *s, int folder, const char *name, struct err *err)
+{
+    struct stat status;
+    if (fstatat(folder, name, &status, 0)) {
+        if (errno == ENOENT) /* a link to nothing: reported when something needs the file */
+            return 0;
+        return err_set(err, ERR_IO, "%s/%s: %s", s->path, name, strerror(errno));
+    }
+    if (!S_ISREG(status.st_mode))
+        return 0;
+    if (s->n_files >= FILES_MAX)
+        return err_set(err, ERR_FORMAT, "%s: more than %d files", s->path, FILES_MAX);
+    /* non-blocking: the name may have become a pipe since */
+    int fd = openat(folder, name, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+    if (fd < 0 || fstat(fd, &status)) {
+        int rc = err_set(err, ERR_IO, "%s/%s: %s", s->path, name, strerror(errno));
+        if (fd >= 0)
+            close(fd);
+        return rc;
+    }
+    int rc = S_ISREG(status.st_mode) ? add_file(s, fd, name, (size_t)status.st_size, err) : 0;
+    close(fd);
+    return rc;
+}
+
+static int by_name(const void *a, const void *b)
+{
+    return strcmp(((const struct source_file *)a)->name, ((const struct source_file *)b)->name);
+}
+
+/* A folder of a model holds config.json, or one .gguf file. */
+static int check_folder(struct source *s, struct err *err)
+{
+    size_t n_gguf = 0;
+    if (source_find(s, "config.json"))
+        return 0;
+    for (size_t i = 0; i < s->n_files; i++) {
+        if (ends_with(s->files[i].name, ".gguf")) {
+            s->gguf = &s->files[i];
+            n_gguf++;
+        }
+    }
+    if (n_gguf == 1)
+        return 0;
+    if (n_gguf)
+        return err_set(err, ERR_FORMAT, "%s: %zu .gguf files and no config.json; name one of them",
+                       s->path, n_gguf);
+    return err_set(err, ERR_FORMAT,
+                   "%s: not a model folder: it holds neither config.json nor a .gguf file",
+                   s->path);
+}
+
+static int open_folder(struct source *s, int fd, struct err *err)
+{
+    int rc = 0;
+    int copy = dup(fd);
+    DIR *folder = copy < 0 ? NULL : fdopendir(copy);
+    if (!folder) {
+        rc = err_set(err, ERR_IO, "%s: %s", s->path, strerror(errno));
+        if (copy >= 0)
+            close(copy);
+        return rc;
+    }
+    errno = 0;
+    for (struct dirent *entry; !rc && (entry = readdir(folder)); errno = 0) {
+        if (entry->d_name[0] != '.')
+            rc = add_entry(s, fd, entry->d_name, err);
+    }
+    if (!rc && errno)
+        rc = err_set(err, ERR_IO, "%s: %s", s->path, strerror(errno));
+    closedir(folder);
+    if (rc)
+        return rc;
+    if (s->n_files)
+        qsort(s->files, s->n_files, sizeof *s->files, by_name);
+    return check_folder(s, err);
+}
+
+static int open_file(struct source *s, int fd, size_t size, struct err *err)
+{
+    const char *slash = strrchr(s->path, '/');
+    const char *base = slash ? slash + 1 : s->path;
+    int rc = add_file(s, fd, base, size, err);
+    if (rc)
+        return rc;
+    const struct source_file *file = &s->files[0];
+    bool magic = file->size >= 4 && !memcmp(file->data, "GGUF", 4);
+    if (!magic && !ends_with(base, ".gguf"))
+        return err_set(err, ERR_FORMAT, "%s: neither a model folder nor a .gguf file", s->path);
+    s->gguf = file;
+    return 0;
+}
+
+int source_open(const char *path, struct source **out, struct err *err)
+{
+    struct stat status;
+    int rc = 0, fd = -1;
+    *out = NULL;
+    struct source *s = calloc(1, sizeof *s);
+    if (!s || !(s->path = strdup(path))) {
+        rc = err_set(err, ERR_NOMEM, "%s: out of memory", path);
+        goto fail;
+    }
+    s->mapped = true;
+    fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+    if (fd < 0 || fstat(fd, &status)) {
+        rc = err_set(err, ERR_IO, "%s: %s", path, strerror(errno));
+        goto fail;
+    }
+    if (S_ISDIR(status.st_mode))
+        rc = open_folder(s, fd, err);
+    else if (S_ISREG(status.st_mode))
+        rc = open_file(s, fd, (size_t)status.st_size, err);
+    else
+        rc = err_set(err, ERR_FORMAT, "%s: neither a folder nor a regular file", path);
+    if (rc)
+        goto fail;
+    s->name = name_of(path, S_ISREG(status.st_mode));
+    if (!s->name) {
+        rc = err_set(err, ERR_NOMEM, "%s: out of memory", path);
+        goto fail;
+    }
+    close(fd);
+    *out = s;
+    return 0;
+fail:
+    if (fd >= 0)
+        close(fd);
+    source_close(s);
+    return rc;
+}
+
+int source_open_memory(const char *name, const struct source_file *files, size_t n_files,
+                       struct source **out, struct err *err)
+{
+    *out = NULL;
+    struct source *s = calloc(1, sizeof *s);
+    if (!s)
+        return err_set(err, ERR_NOMEM, "%s: out of memory", name);
+    s->name = strdup(name);
+    s->path = strdup("(embedded)");
+    s->files = calloc(n_files ? n_files : 1, sizeof *s->files);
+    if (!s->name || !s->path || !s->files) {
+        source_close(s);
+        return err_set(err, ERR_NOMEM, "%s: out of memory", name);
+    }
+    s->n_files = n_files;
+    for (size_t i = 0; i < n_files; i++)
+        s->files[i] = files[i];
+    for (size_t i = 0; i < n_files && !source_find(s, "config.json"); i++) {
+        if (ends_with(s->files[i].name, ".gguf"))
+            s->gguf = &s->files[i];
+    }
+    *out = s;
+    return 0;
+}
+
+void source_close(struct source *s)
+{
+    if (!s)
+        return;
+    for (size_t i = 0; s->mapped && i < s->n_files; i++) {
+        free((char *)s->files[i].name);
+        if (s->files[i].size)
+            munmap((void *)s->files[i].data, s->files[i].size);
+    }
+    free(s->files);
+    free(s->name);
+    free(s->path);
+    free(s);
+}
+
+const char *source_name(const struct source *s)
+{
+    return s->name;
+}
+
+const char *source_path(const struct source *s)
+{
+    return s->path;
+}
+
+size_t source_count(const struct source *s)
+{
+    return s->n_files;
+}
+
+const struct source_file *source_at(const struct source *s, size_t i)
+{
+    return i < s->n_files ? &s->files[i] : NULL;
+}
+
+const struct source_file *source_find(const struct source *s, const char *name)
+{
+    for (size_t i = 0; i < s->n_files; i++)
+        if (!strcmp(s->files[i].name, name))
+            return &s->files[i];
+    return NULL;
+}
+
+const struct source_file *source_gguf(const struct source *s)
+{
+    return s->gguf;
+}
