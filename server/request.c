@@ -9,6 +9,7 @@
 #include "server/field.h"
 #include "server/json_budget.h"
 #include "server/messages.h"
+#include "server/prompt.h"
 
 #define TRY(call)                                                                                  \
     do {                                                                                           \
@@ -467,7 +468,13 @@ static int parse_completion_fields(struct request *r, const struct request_limit
     r->prompt = field_get(r->root, "prompt");
     if (!r->prompt)
         return err_param(err, ERR_MISSING, "prompt", "Missing required parameter: 'prompt'.");
-    return 0;
+    r->n_prompts = prompt_check(r->prompt, limits->vocab_size, err);
+    if (r->n_prompts > 0 && r->n_prompts * r->n > REQUEST_SEQUENCES_MAX)
+        return err_param(err, ERR_VALUE, "prompt",
+                         "Invalid 'prompt': %d prompts times 'n' = %d are more than the %d "
+                         "sequences one request may have.",
+                         r->n_prompts, r->n, REQUEST_SEQUENCES_MAX);
+    return r->n_prompts;
 }
 
 static int parse(struct request *r, const char *text, size_t n,

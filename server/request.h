@@ -60,6 +60,7 @@ struct request {
     /* completions */
     bool echo;
     const json_t *prompt;        /* string or array, borrowed from root; see prompt.h */
+    int n_prompts;               /* what it holds; n_prompts x n <= REQUEST_SEQUENCES_MAX */
 
     json_t *root;                /* the body */
 };
