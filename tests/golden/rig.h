@@ -155,7 +155,7 @@ __attribute__((unused)) static double rig_logprob(const float *row, int vocab, i
     return row[id] - most - log(sum);
 }
 
-static json_t *rig_json(const char *path)
+__attribute__((unused)) static json_t *rig_json(const char *path)
 {
     json_error_t where;
     json_t *root = json_load_file(path, 0, &where);
@@ -166,7 +166,7 @@ static json_t *rig_json(const char *path)
 }
 
 /* An array of integers, malloced. */
-static int32_t *rig_ids(const json_t *array, int *n)
+__attribute__((unused)) static int32_t *rig_ids(const json_t *array, int *n)
 {
     EXPECT(json_is_array(array));
     *n = (int)json_array_size(array);
