@@ -235,21 +235,22 @@ void exchange_prepare(struct exchange *x)
 void exchange_prepared(struct exchange *x, int code, const struct err *err)
 {
     struct slot *s = slot_of(x);
+    struct app *app = x->app;
     s->preparing = false;
-    metrics_prepare_bytes(x->app->metrics, (int64_t)prep_bytes(x->app->prep));
+    metrics_prepare_bytes(app->metrics, (int64_t)prep_bytes(app->prep));
     if (x->gone) {
         x->state = EXCHANGE_GONE;
     } else if (s->fail_code != 0) {
         exchange_fail(x, &(struct err){.code = s->fail_code});
     } else {
         struct err not_ready = {0};
-        if (app_ready(x->app, &not_ready) != 0 && x->app->phase != APP_DRAINING)
+        if (app_ready(app, &not_ready) != 0 && app->phase != APP_DRAINING)
             exchange_fail(x, &not_ready);
         else
             x->prepared(x, code, err);
     }
-    exchange_try_free(s);
-    http_pump(x->app->http);
+    exchange_try_free(s); /* x may be gone from here on */
+    http_pump(app->http);
 }
 
 int exchange_submit(struct exchange *x, const struct engine_request *request, struct err *err)

@@ -59,9 +59,11 @@ struct http_conn {
     enum http_phase phase;
     bool suspended;
     bool hung_up;      /* the client closed, or half-closed */
+    bool hung_up_seen; /* ... and a sweep has seen it */
     bool refused;      /* ended by us: nothing of it is handled any more */
     bool linger;       /* answered while the client was still sending */
     bool begun;        /* the handler was called */
+    bool target_plain; /* visible ASCII only */
     size_t target_size;
     uint64_t since_ms; /* the phase began */
     uint64_t progress_ms, acked; /* WRITE: the client last took bytes; how many in all */
@@ -197,7 +199,7 @@ static void http_hung_up(void *user)
 {
     struct http_conn *c = user;
     c->hung_up = true;
-    if (c->x != NULL && (c->suspended || c->phase == HTTP_WORK))
+    if (c->x != NULL && (c->suspended || c->phase == HTTP_WORK)) /* else see http_check_deadline */
         exchange_gone(c->x);
 }
 
@@ -259,6 +261,9 @@ static void *http_target(void *cls, const char *uri, struct MHD_Connection *mhd)
     if (c == NULL)
         return NULL;
     c->target_size = strlen(uri);
+    c->target_plain = true;
+    for (size_t i = 0; i < c->target_size; i++)
+        c->target_plain = c->target_plain && uri[i] > ' ' && uri[i] < 0x7f;
     if (c->phase == HTTP_IDLE)
         http_phase(c, HTTP_HEAD);
     return NULL;
@@ -287,7 +292,8 @@ static enum MHD_Result http_first(struct http_conn *c, const char *path, const c
     const union MHD_ConnectionInfo *info =
         MHD_get_connection_info(c->mhd, MHD_CONNECTION_INFO_REQUEST_HEADER_SIZE);
     struct http_gate_request request = {
-        .method = method, .path = path, .version = version, .target_size = c->target_size,
+        .method = method, .path = path, .version = version,
+        .target_size = c->target_size, .target_plain = c->target_plain,
         .head_size = info != NULL ? info->header_size : 0,
         .head_size_max = (size_t)h->app->config->max_header_bytes};
     struct http_gate_head head;
@@ -484,6 +490,12 @@ static void http_check_deadline(struct http_conn *c, uint64_t now)
     const struct config *config = c->http->app->config;
     uint64_t age = now - c->since_ms;
     struct http_socket_progress p;
+    if (c->hung_up && c->phase != HTTP_WORK && c->phase != HTTP_WRITE) {
+        if (c->hung_up_seen) /* what it sent has been read by now, and no more will come */
+            http_expire(c, false);
+        c->hung_up_seen = true;
+        return;
+    }
     switch (c->phase) {
     case HTTP_HEAD:
         if (age < (uint64_t)config->header_timeout_ms)
@@ -551,7 +563,7 @@ static int http_start(struct http *h, int listen_fd, struct err *err)
         MHD_OPTION_LISTEN_SOCKET, listen_fd,
         MHD_OPTION_CONNECTION_LIMIT, (unsigned)(h->n_conns_max + SPARE_CONNECTIONS),
         MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)(pool > POOL_BYTES_MIN ? pool : POOL_BYTES_MIN),
-        MHD_OPTION_CONNECTION_TIMEOUT, 0u, MHD_OPTION_STRICT_FOR_CLIENT, 1,
+        MHD_OPTION_CONNECTION_TIMEOUT, 0u, MHD_OPTION_STRICT_FOR_CLIENT, -1,
         MHD_OPTION_SIGPIPE_HANDLED_BY_APP, 1, MHD_OPTION_UNESCAPE_CALLBACK, http_no_unescape, NULL,
         MHD_OPTION_URI_LOG_CALLBACK, http_target, NULL, MHD_OPTION_NOTIFY_COMPLETED, http_completed,
         NULL, MHD_OPTION_NOTIFY_CONNECTION, http_connection, h, MHD_OPTION_END);

@@ -4,7 +4,9 @@
  *
  * What the gate can not see, because the parser has lost it: NUL bytes (they cut a value or the
  * target), bare LF as a line end, folded header lines (merged into a name), empty names, and the
- * line ends of chunks. */
+ * line ends of chunks. What never reaches it, because the parser answers by itself (in HTML, with
+ * its status line twice, and closes): a Content-Length that is no number or above 64 bits, a head
+ * larger than its memory, a major version other than 1. */
 #ifndef SIROCCO_HTTP_GATE_H
 #define SIROCCO_HTTP_GATE_H
 
@@ -29,6 +31,7 @@ struct http_gate_header {
 struct http_gate_request {
     const char *method, *path, *version; /* path: the target without its query */
     size_t target_size;                  /* with its query */
+    bool target_plain;                   /* ... and visible ASCII only */
     size_t head_size, head_size_max;     /* bytes of the header block */
     int n_headers;                       /* may exceed HTTP_GATE_HEADERS_MAX: then refused */
     struct http_gate_header headers[HTTP_GATE_HEADERS_MAX];
