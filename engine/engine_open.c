@@ -1,0 +1,357 @@
+/* engine_open: loads the parts of an engine and plans its memory (engine_open.h). Runs on the
+ * thread that calls engine_open, before the engine's thread exists; the parts are immutable after.
+ *
+ * The memory plan. Weights lie in the source's mapping and are counted as if all of them were
+ * resident; activations and logits follow from max_batch_tokens. The KV cache takes kv_cache_bytes,
+ * or kv_cache_fraction of what is left, but never more than max_seqs sequences of max_model_len
+ * tokens can use, and, when not given in bytes, no more than four times the weights or 64 MiB:
+ * beyond that a small model would take a machine's memory to remember prompts it recomputes in no
+ * time. */
+#include "engine/engine_open.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "engine/base/log.h"
+#include "engine/sched.h"
+
+enum {
+    SEQUENCE_TOKENS_MIN = 256,      /* one sequence of so many must fit, or open fails */
+    LOGITS_ROWS_MAX = 64,           /* per call: more is sliced */
+    LOGITS_BYTES_MAX = 64 << 20,
+    KV_AUTO_BYTES_MIN = 64 << 20,   /* see above */
+    KV_AUTO_WEIGHTS = 4
+};
+
+static void tell(const struct engine_options *o, const char *what, double fraction)
+{
+    if (o->progress)
+        o->progress(o->user, what, fraction);
+}
+
+/* ---- options */
+
+static int check_options(const struct engine_options *o, struct err *err)
+{
+    static const char *const devices[] = {"cpu", "auto"};
+    const char *device = o->device ? o->device : "auto";
+    bool known = false;
+    for (size_t i = 0; i < sizeof devices / sizeof *devices; i++)
+        known |= !strcmp(device, devices[i]);
+    if (!strcmp(device, "cuda"))
+        return err_set(err, ERR_USAGE, "device cuda: the CUDA backend is not built");
+    if (!known)
+        return err_set(err, ERR_USAGE, "device %s: must be cpu, cuda or auto", device);
+    if (o->max_seqs < 1 || o->max_batch_tokens < 1 || o->max_queue < 0 || o->max_model_len < 0 ||
+        o->pause_ms_max < 0 || o->kv_cache_bytes < 0 || o->threads < 0)
+        return err_set(err, ERR_USAGE, "an engine option is out of range");
+    if (o->block_size < 8 || o->block_size > KV_BLOCK_SIZE_MAX ||
+        (o->block_size & (o->block_size - 1)))
+        return err_set(err, ERR_USAGE, "block_size %d: must be 8, 16, 32, 64, 128 or 256",
+                       o->block_size);
+    if (!o->kv_cache_bytes && !(o->kv_cache_fraction > 0 && o->kv_cache_fraction <= 1))
+        return err_set(err, ERR_USAGE, "kv_cache_fraction %g: must be above 0 and at most 1",
+                       o->kv_cache_fraction);
+    return 0;
+}
+
+static int kv_type(const char *name, enum quant_type *type, struct err *err)
+{
+    int found = quant_from_name(name ? name : "f16");
+    if (found != QUANT_F32 && found != QUANT_F16 && found != QUANT_BF16)
+        return err_set(err, ERR_USAGE, "kv_cache_type %s: must be f32, f16 or bf16", name);
+    *type = (enum quant_type)found;
+    return 0;
+}
+
+/* ---- files */
+
+/* SentencePiece writes the space before a word into its piece; whether decoding takes it off the
+ * first word of a text differs between tokenizers, so one such piece is decoded to see. */
+static int find_strip(struct engine_parts *p, struct err *err)
+{
+    int n = tokenizer_n_tokens(p->tokenizer);
+    for (int32_t id = 0; id < n; id++) {
+        size_t size;
+        const char *piece = tokenizer_piece(p->tokenizer, id, false, &size);
+        struct buf text;
+        if (size < 2 || piece[0] != ' ' || piece[1] == ' ')
+            continue;
+        buf_init(&text, 0);
+        int rc = tokenizer_decode(p->tokenizer, &id, 1, false, true, &text);
+        p->strips_first_space = !rc && text.size + 1 == size;
+        buf_free(&text);
+        return rc ? err_set(err, rc, "%s", err_text(rc)) : 0;
+    }
+    return 0;
+}
+
+static int open_files(const struct engine_options *o, struct engine_parts *p, struct err *err)
+{
+    const struct source_file *gguf = source_gguf(o->source);
+    int rc = gguf ? gguf_open(gguf, &p->gguf, err) : 0;
+    tell(o, "reading the model", 0);
+    if (!rc)
+        rc = model_open(o->source, p->gguf, &p->model, err);
+    tell(o, "reading the tokenizer", 0.3);
+    if (!rc)
+        rc = tokenizer_open(o->source, p->gguf, p->model->vocab, o->tokenizer, &p->tokenizer, err);
+    if (!rc)
+        rc = find_strip(p, err);
+    tell(o, "reading the chat template", 0.5);
+    if (!rc)
+        rc = chat_open(o->source, p->gguf, p->tokenizer, o->chat_template, &p->chat, err);
+    return rc;
+}
+
+static int open_device(const struct engine_options *o, struct engine_parts *p, struct err *err)
+{
+    char reason[256] = "";
+    struct device_options options = {.n_threads = o->threads,
+                                     .cpu_isa = o->cpu_isa ? o->cpu_isa : "auto"};
+    p->kernels = kernels_cpu();
+    if (p->kernels->open(&options, &p->device, reason, sizeof reason))
+        return err_set(err, ERR_DEVICE, "device %s: %s", p->kernels->name, reason);
+    return 0;
+}
+
+/* ---- the memory plan */
+
+static double mib(double bytes)
+{
+    return bytes / 1048576.0;
+}
+
+static int find_model_len(const struct engine_options *o, const struct model *m, int *len,
+                          struct err *err)
+{
+    if (o->max_model_len > m->context_length)
+        return err_set(err, ERR_USAGE, "max_model_len %d: the model was made for %d tokens",
+                       o->max_model_len, m->context_length);
+    *len = o->max_model_len ? o->max_model_len : m->context_length;
+    return *len >= 2 ? 0 : err_set(err, ERR_USAGE, "max_model_len %d: must be at least 2", *len);
+}
+
+/* Bytes the KV cache may take. */
+static int kv_budget(const struct engine_options *o, struct engine_parts *p, int64_t *bytes,
+                     struct err *err)
+{
+    int64_t taken = p->model->weight_bytes + p->info.workspace_bytes;
+    int64_t left = p->memory_free - taken, most = KV_AUTO_WEIGHTS * p->model->weight_bytes;
+    if (left <= 0)
+        return err_set(err, ERR_NOMEM,
+                       "the model needs %.0f MiB of weights and %.0f MiB of workspace (set by "
+                       "max_batch_tokens), and %.0f MiB of memory are free",
+                       mib((double)p->model->weight_bytes), mib((double)p->info.workspace_bytes),
+                       mib((double)p->memory_free));
+    *bytes = o->kv_cache_bytes;
+    if (*bytes > left)
+        return err_set(err, ERR_NOMEM, "kv_cache_bytes %lld: %lld bytes of memory are left",
+                       (long long)*bytes, (long long)left);
+    if (*bytes)
+        return 0;
+    *bytes = (int64_t)((double)left * o->kv_cache_fraction);
+    if (most < KV_AUTO_BYTES_MIN)
+        most = KV_AUTO_BYTES_MIN;
+    if (*bytes > most)
+        *bytes = most;
+    return 0;
+}
+
+static int plan_blocks(const struct engine_options *o, struct engine_parts *p, struct err *err)
+{
+    const struct model *m = p->model;
+    struct engine_info *info = &p->info;
+    int64_t budget = 0;
+    struct kv_options kv = {.n_layers = m->n_layers, .n_kv_heads = m->n_kv_heads,
+                            .head_dim = m->head_dim, .n_blocks = 1, .block_size = o->block_size,
+                            .type = p->forward_options.kv_type};
+    size_t block_bytes = p->kernels->kv_bytes_per_block(&kv);
+    int rc = kv_budget(o, p, &budget, err);
+    if (rc)
+        return rc;
+    if (!block_bytes || block_bytes > INT64_MAX / 2)
+        return err_set(err, ERR_USAGE, "the device can not hold a KV cache of %d layers, %d heads "
+                       "of %d values in blocks of %d", m->n_layers, m->n_kv_heads, m->head_dim,
+                       o->block_size);
+    int64_t whole = ((int64_t)info->max_model_len + o->block_size - 1) / o->block_size;
+    int64_t n_blocks = budget / (int64_t)block_bytes;
+    if (n_blocks > whole * o->max_seqs)
+        n_blocks = whole * o->max_seqs;
+    if (n_blocks > INT32_MAX / o->block_size)
+        n_blocks = INT32_MAX / o->block_size;
+    int shortest = info->max_model_len < SEQUENCE_TOKENS_MIN ? info->max_model_len
+                                                             : SEQUENCE_TOKENS_MIN;
+    int64_t fewest = sched_blocks_min(shortest, o->block_size, m->window_max);
+    if (n_blocks < fewest)
+        return err_set(err, ERR_NOMEM, "the KV cache of one sequence of %d tokens takes %lld "
+                       "bytes, and %lld may be used for it", shortest,
+                       (long long)(fewest * (int64_t)block_bytes), (long long)budget);
+    if (sched_blocks_min(info->max_model_len, o->block_size, m->window_max) > n_blocks) {
+        log_event(LOG_WARN, "max_model_len lowered from %d to %lld: the KV cache holds no more",
+                  info->max_model_len, (long long)(n_blocks * o->block_size));
+        info->max_model_len = (int)(n_blocks * o->block_size);
+    }
+    info->n_blocks = p->forward_options.n_blocks = (int)n_blocks;
+    info->kv_bytes_per_token = (int64_t)block_bytes / o->block_size;
+    p->kv_bytes = n_blocks * (int64_t)block_bytes;
+    return 0;
+}
+
+static int plan(const struct engine_options *o, struct engine_parts *p, struct err *err)
+{
+    int64_t logits = LOGITS_BYTES_MAX / ((int64_t)p->model->vocab * (int64_t)sizeof(float));
+    int rows = o->max_seqs < o->max_batch_tokens ? o->max_seqs : o->max_batch_tokens;
+    if (rows > LOGITS_ROWS_MAX)
+        rows = LOGITS_ROWS_MAX;
+    if (logits < rows)
+        rows = logits > 0 ? (int)logits : 1;
+    p->forward_options = (struct forward_options){.n_tokens_max = o->max_batch_tokens,
+                                                  .n_logits_max = rows,
+                                                  .block_size = o->block_size};
+    int rc = kv_type(o->kv_cache_type, &p->forward_options.kv_type, err);
+    if (!rc)
+        rc = find_model_len(o, p->model, &p->info.max_model_len, err);
+    if (rc)
+        return rc;
+    p->memory_free = (int64_t)p->kernels->memory_free(p->device);
+    p->info.workspace_bytes = (int64_t)forward_workspace_bytes(p->model, &p->forward_options);
+    return plan_blocks(o, p, err);
+}
+
+/* ---- what is told about it */
+
+static void find_defaults(const struct model *m, struct sample_params *d)
+{
+    sample_params_init(d);
+    if (!isnan(m->default_temperature))
+        d->temperature = m->default_temperature;
+    if (!isnan(m->default_top_p))
+        d->top_p = m->default_top_p;
+    if (!isnan(m->default_min_p))
+        d->min_p = m->default_min_p;
+    if (!isnan(m->default_repetition_penalty))
+        d->repetition_penalty = m->default_repetition_penalty;
+    if (m->default_top_k >= 0)
+        d->top_k = m->default_top_k;
+}
+
+static int fill_info(const struct engine_options *o, struct engine_parts *p, struct err *err)
+{
+    static const char *const kv_names[QUANT_COUNT] = {
+        [QUANT_F32] = "f32", [QUANT_F16] = "f16", [QUANT_BF16] = "bf16"};
+    const struct model *m = p->model;
+    struct engine_info *info = &p->info;
+    info->model_name = source_name(o->source);
+    info->arch = m->arch->name;
+    info->device = p->kernels->describe(p->device);
+    info->quant = quant_formats[m->layers[0].wq.type].name;
+    info->vocab_size = m->vocab;
+    info->context_length = m->context_length;
+    info->block_size = o->block_size;
+    info->max_seqs = o->max_seqs;
+    info->max_batch_tokens = o->max_batch_tokens;
+    info->n_parameters = m->n_parameters;
+    info->weight_bytes = m->weight_bytes;
+    info->kv_type = kv_names[p->forward_options.kv_type];
+    info->has_chat_template = chat_has_template(p->chat);
+    for (int i = 0; i < m->n_eos; i++)
+        if (m->eos[i] >= 0 && m->eos[i] < m->vocab && info->n_eos < 16)
+            info->eos[info->n_eos++] = m->eos[i];
+    int32_t eos = tokenizer_eos(p->tokenizer);
+    if (!info->n_eos && eos >= 0)
+        info->eos[info->n_eos++] = eos;
+    find_defaults(m, &info->defaults);
+    struct err wrong = {0};
+    if (sample_params_check(&info->defaults, &wrong))
+        return err_set(err, ERR_FORMAT, "generation_config.json: %s", wrong.text);
+    return 0;
+}
+
+/* One token through the whole pass: pages are touched, and a broken model shows now. */
+static int warm_up(struct engine_parts *p, struct err *err)
+{
+    const struct pick_result *picks;
+    struct batch batch;
+    float *logits;
+    int32_t block = 0, token = p->model->bos >= 0 ? p->model->bos : 0;
+    int rc = batch_init(&batch, 1, 1);
+    if (rc)
+        return err_set(err, rc, "%s", err_text(rc));
+    batch_want_logits(&batch, batch_add(&batch, &token, 1, 0, &block, p->info.block_size));
+    rc = forward_run(p->forward, &batch, err);
+    if (!rc)
+        rc = forward_logits(p->forward, &batch, 0, 1, &logits, &picks, err);
+    if (!rc && picks[0].bad)
+        log_event(LOG_WARN, "the model computes numbers that are not finite: its weights may be "
+                            "damaged");
+    batch_free(&batch);
+    return rc;
+}
+
+int engine_open_parts(const struct engine_options *o, struct engine_parts *p, struct err *err)
+{
+    *p = (struct engine_parts){0};
+    int rc = check_options(o, err);
+    if (!rc)
+        rc = open_files(o, p, err);
+    if (!rc)
+        rc = open_device(o, p, err);
+    if (!rc)
+        rc = plan(o, p, err);
+    if (!rc)
+        rc = fill_info(o, p, err);
+    tell(o, "loading the weights", 0.6);
+    if (!rc)
+        rc = forward_open(p->model, p->kernels, p->device, &p->forward_options, &p->forward, err);
+    tell(o, "warming up", 0.9);
+    if (!rc)
+        rc = warm_up(p, err);
+    if (rc)
+        engine_open_free(p);
+    else
+        tell(o, "ready", 1);
+    return rc;
+}
+
+void engine_open_free(struct engine_parts *p)
+{
+    forward_close(p->forward);
+    if (p->kernels)
+        p->kernels->close(p->device);
+    chat_close(p->chat);
+    tokenizer_close(p->tokenizer);
+    model_close(p->model);
+    gguf_close(p->gguf);
+    *p = (struct engine_parts){0};
+}
+
+/* ---- the plan as text */
+
+static void add_size(struct buf *out, const char *what, double bytes)
+{
+    buf_format(out, "  %-12s %10.1f MiB", what, mib(bytes));
+}
+
+int engine_open_describe(const struct engine_parts *p, struct buf *out)
+{
+    const struct engine_info *i = &p->info;
+    int64_t tokens = (int64_t)i->n_blocks * i->block_size;
+    int per_seq = sched_blocks_min(i->max_model_len, i->block_size, p->model->window_max);
+    double fit = (double)i->n_blocks / per_seq;
+    buf_format(out, "%s: %s, %.1f million parameters, %s, on %s\n", i->model_name, i->arch,
+               (double)i->n_parameters / 1e6, i->quant, i->device);
+    add_size(out, "weights", (double)i->weight_bytes);
+    buf_text(out, "\n");
+    add_size(out, "workspace", (double)i->workspace_bytes);
+    buf_format(out, "  steps of up to %d tokens\n", i->max_batch_tokens);
+    add_size(out, "KV cache", (double)p->kv_bytes);
+    buf_format(out, "  %d blocks of %d tokens (%lld tokens), %s, %lld bytes per token\n",
+               i->n_blocks, i->block_size, (long long)tokens, i->kv_type,
+               (long long)i->kv_bytes_per_token);
+    add_size(out, "sum", (double)(i->weight_bytes + i->workspace_bytes + p->kv_bytes));
+    buf_format(out, "  of %.1f MiB free\n", mib((double)p->memory_free));
+    buf_format(out, "  %-12s %10.1f of %d tokens fit at once; %d run at most\n", "sequences",
+               fit < i->max_seqs ? fit : i->max_seqs, i->max_model_len, i->max_seqs);
+    return out->failed;
+}

@@ -1,0 +1,399 @@
+/* step: the loop's body. Owns the scheduler, the block pool, the batch and the sampler; reaches the
+ * model through ops. Runs on the engine's thread (or wherever a test drives it), never two at once.
+ *
+ * One step:
+ *   take     new sequences from the mailbox into the scheduler
+ *   reap     the cancelled, and those whose reader has been gone for too long
+ *   plan     sched.c
+ *   run      fill the batch, one forward pass
+ *   deliver  logits in slices: prompt events, or a token is drawn, appended, turned into text
+ *   flush    events become visible, at most one wake; statistics are published
+ *
+ * A device error latches (R6): everything live fails with ERR_DEAD, and so does what is taken from
+ * then on. A sequence whose own numbers are bad fails alone, and its blocks are forgotten. */
+#include "engine/step.h"
+
+#include <limits.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { IDLE_MS = 500 }; /* sleep at most so long while paused sequences live: a sign of life */
+
+int step_init(struct step *s, const struct step_options *o, const struct step_ops *ops,
+              struct mailbox *mailbox)
+{
+    size_t text_max = 3 * (o->piece_max + STREAM_STOP_BYTES_MAX + 8) + 1;
+    *s = (struct step){.options = *o, .ops = *ops, .mailbox = mailbox};
+    s->rows = calloc((size_t)o->sched.max_batch_tokens, sizeof *s->rows);
+    s->text = malloc(text_max);
+    if (!s->rows || !s->text || kv_init(&s->kv, o->n_blocks, o->block_size, o->key) ||
+        sched_init(&s->sched, &s->kv, &o->sched) || sampler_open(o->vocab, &s->sampler) ||
+        batch_init(&s->batch, o->sched.max_batch_tokens, o->sched.max_seqs)) {
+        step_free(s);
+        return ERR_NOMEM;
+    }
+    s->stats.kv_blocks_total = o->n_blocks;
+    s->stats.heartbeat_ns = ops->now_ns(ops->user);
+    mailbox_publish(mailbox, &s->stats);
+    return 0;
+}
+
+void step_free(struct step *s)
+{
+    if (!s)
+        return;
+    batch_free(&s->batch);
+    sampler_close(s->sampler);
+    sched_free(&s->sched);
+    kv_free(&s->kv);
+    free(s->rows);
+    free(s->text);
+    *s = (struct step){0};
+}
+
+static uint64_t now_ns(const struct step *s)
+{
+    return s->ops.now_ns(s->ops.user);
+}
+
+/* ---- endings */
+
+static double ms_between(uint64_t from_ns, uint64_t to_ns)
+{
+    return to_ns > from_ns ? (double)(to_ns - from_ns) / 1e6 : 0;
+}
+
+static struct engine_usage usage_of(const struct seq *seq, uint64_t now)
+{
+    return (struct engine_usage){
+        .prompt_tokens = seq->n_prompt,
+        .cached_tokens = seq->n_cached,
+        .output_tokens = seq_n_output(seq),
+        .queue_ms = ms_between(seq->submit_ns, seq->admitted ? seq->admit_ns : now),
+        .first_token_ms =
+            seq->first_token_ns ? ms_between(seq->submit_ns, seq->first_token_ns) : -1,
+        .total_ms = ms_between(seq->submit_ns, now),
+    };
+}
+
+static struct event terminal_event(const struct step *s, const struct seq *seq,
+                                   enum event_kind kind)
+{
+    return (struct event){.kind = kind, .token = -1, .logprob = NAN, .text = "", .stop_index = -1,
+                          .stop_token = -1, .usage = usage_of(seq, now_ns(s))};
+}
+
+/* From here on the sequence may be freed by the loop as soon as the flush is done. */
+static void end(struct step *s, struct seq *seq, const struct event *event, bool findable)
+{
+    struct channel *channel = seq->channel;
+    sched_finish(&s->sched, seq, findable);
+    s->stats.requests_finished += event->finish == FINISH_STOP || event->finish == FINISH_LENGTH;
+    s->stats.requests_cancelled += event->finish == FINISH_CANCELLED;
+    s->stats.requests_failed += event->kind == EVENT_FAILED;
+    mailbox_put(channel, event);
+}
+
+static void done(struct step *s, struct seq *seq, struct seq_stop stop)
+{
+    struct event event = terminal_event(s, seq, EVENT_DONE);
+    event.finish = stop.finish;
+    event.stop_index = stop.stop_index;
+    event.stop_token = stop.stop_token;
+    event.stop_is_eos = stop.stop_is_eos;
+    event.text = s->text;
+    event.text_size = seq_finish_text(seq, s->text);
+    end(s, seq, &event, true);
+}
+
+static void fail(struct step *s, struct seq *seq, int code, const char *text)
+{
+    struct event event = terminal_event(s, seq, EVENT_FAILED);
+    event.finish = FINISH_ERROR;
+    event.error = code;
+    snprintf(event.error_text, sizeof event.error_text, "%s", text);
+    end(s, seq, &event, false);
+}
+
+static void fail_all(struct step *s)
+{
+    while (s->sched.running.first)
+        fail(s, s->sched.running.first, ERR_DEAD, s->death.text);
+    while (s->sched.waiting.first)
+        fail(s, s->sched.waiting.first, ERR_DEAD, s->death.text);
+}
+
+static void die(struct step *s, const struct err *err)
+{
+    s->death = *err;
+    if (!s->death.code)
+        err_set(&s->death, ERR_DEVICE, "%s", err_text(ERR_DEVICE));
+    s->stats.dead = true;
+    snprintf(s->stats.dead_text, sizeof s->stats.dead_text, "%s", s->death.text);
+    mailbox_die(s->mailbox);
+    fail_all(s);
+}
+
+/* ---- take and reap */
+
+static void take(struct step *s)
+{
+    struct seq *next;
+    for (struct seq *seq = mailbox_take(s->mailbox); seq; seq = next) {
+        next = seq->next;
+        s->stats.requests_submitted++;
+        sched_add(&s->sched, seq);
+    }
+    if (s->death.code)
+        fail_all(s);
+}
+
+/* Room for the events of this step; none: paused. Prompt events are as many as the chunk is long,
+ * and one more for the first token, which has no logits of its own. */
+static void look_for_room(struct seq *seq, uint64_t now)
+{
+    int room = mailbox_room(seq->channel);
+    bool was_paused = seq->paused;
+    bool prompt_events = seq->request.prompt_logprobs >= 0 && seq->n_prompt_sent < seq->n_prompt;
+    seq->paused = room < (prompt_events ? 2 : 1);
+    seq->n_chunk_max = prompt_events ? room - 1 : INT_MAX;
+    if (seq->paused && !was_paused)
+        seq->pause_ns = now;
+}
+
+/* True if any ended. */
+static bool reap(struct step *s, struct sched_list *list, uint64_t now, int *n_paused)
+{
+    const struct seq_stop cancelled = {FINISH_CANCELLED, -1, -1, false};
+    const struct seq_stop nothing_asked = {FINISH_LENGTH, -1, -1, false};
+    uint64_t patience = (uint64_t)s->options.pause_ms_max * 1000000u;
+    bool any = false;
+    struct seq *next;
+    for (struct seq *seq = list->first; seq; seq = next) {
+        next = seq->next;
+        bool ended = true;
+        look_for_room(seq, now);
+        if (mailbox_cancelled(seq->channel) || (seq->paused && now - seq->pause_ns >= patience))
+            done(s, seq, cancelled);
+        else if (seq->n_tokens == seq->n_tokens_max && seq->request.prompt_logprobs < 0)
+            done(s, seq, nothing_asked); /* max_tokens 0 */
+        else
+            ended = false;
+        any |= ended;
+        *n_paused += !ended && seq->paused;
+    }
+    return any;
+}
+
+/* ---- run */
+
+/* Row `pos` of an item is wanted when it gives the next token, or a prompt token's logprob. */
+static bool wants_logits(const struct seq *seq, int pos)
+{
+    if (pos == seq->n_tokens - 1)
+        return true;
+    return seq->request.prompt_logprobs >= 0 && pos + 1 < seq->n_prompt &&
+           pos + 1 >= seq->n_prompt_sent;
+}
+
+static void fill(struct step *s)
+{
+    struct batch *b = &s->batch;
+    batch_clear(b);
+    for (int i = 0; i < s->sched.n_items; i++) {
+        struct seq *seq = s->sched.items[i].seq;
+        int n = s->sched.items[i].n, first = seq->n_computed;
+        int row = batch_add(b, seq->tokens + first, n, first, seq->table.blocks,
+                            s->options.block_size);
+        for (int j = 0; j < n; j++) {
+            if (!wants_logits(seq, first + j))
+                continue;
+            s->rows[b->n_rows] = (struct step_row){seq, first + j};
+            batch_want_logits(b, row + j);
+        }
+    }
+}
+
+static void count(struct step *s)
+{
+    int bucket = 0;
+    for (int64_t bound = 1; bucket < ENGINE_STEP_BUCKETS && s->sched.n_planned > bound; bucket++)
+        bound = bound == 1 ? 8 : bound * 2;
+    s->stats.steps++;
+    s->stats.step_tokens_sum += (uint64_t)s->sched.n_planned;
+    if (bucket < ENGINE_STEP_BUCKETS)
+        s->stats.step_tokens_bucket[bucket]++;
+}
+
+/* ---- deliver */
+
+static void put_prompt_event(struct seq *seq, const struct sample_result *result)
+{
+    struct event event = {.kind = EVENT_PROMPT, .token = result->token,
+                          .logprob = result->logprob, .n_top = result->n_top, .text = ""};
+    memcpy(event.top, result->top, (size_t)result->n_top * sizeof *event.top);
+    mailbox_put(seq->channel, &event);
+    seq->n_prompt_sent++;
+}
+
+/* Before the first chunk's other events: the first token is given, nothing predicts it. */
+static void put_first_prompt_events(struct step *s)
+{
+    for (int i = 0; i < s->sched.n_items; i++) {
+        struct seq *seq = s->sched.items[i].seq;
+        if (seq->request.prompt_logprobs >= 0 && seq->n_prompt_sent == 0)
+            put_prompt_event(seq, &(struct sample_result){.token = seq->tokens[0],
+                                                         .logprob = NAN});
+    }
+}
+
+static void deliver_prompt(struct step *s, struct seq *seq, int pos, const float *logits,
+                           const struct pick_result *pick)
+{
+    struct sample_result result;
+    sampler_logprobs(s->sampler, logits, pick, seq->tokens[pos + 1], seq->request.prompt_logprobs,
+                     &result);
+    put_prompt_event(seq, &result);
+}
+
+static int draw(struct step *s, struct seq *seq, float *logits, const struct pick_result *pick,
+                struct sample_result *result)
+{
+    const struct sample_input in = {.logits = logits,
+                                    .pick = pick,
+                                    .params = &seq->request.params,
+                                    .seed = seq->seed,
+                                    .tokens = seq->tokens,
+                                    .n = seq->n_tokens,
+                                    .n_prompt = seq->n_prompt,
+                                    .n_tokens_valid = s->options.n_tokens_valid,
+                                    .stop_ids = seq->stop_ids,
+                                    .n_stop_ids = seq->n_stop_ids};
+    *result = (struct sample_result){.token = pick->best, .logprob = NAN};
+    if (seq_is_plain_greedy(seq) && pick->best < s->options.n_tokens_valid)
+        return 0;
+    int rc = sampler_draw(s->sampler, &in, result);
+    if (seq->request.params.logprobs < 0) {
+        result->logprob = NAN;
+        result->n_top = 0;
+    }
+    return rc;
+}
+
+static void deliver_token(struct step *s, struct seq *seq, float *logits,
+                          const struct pick_result *pick)
+{
+    struct sample_result result;
+    struct event event = {.kind = EVENT_TOKEN, .text = s->text};
+    if (seq->n_tokens == seq->n_tokens_max) { /* max_tokens 0: the prompt was all */
+        done(s, seq, (struct seq_stop){FINISH_LENGTH, -1, -1, false});
+        return;
+    }
+    if (draw(s, seq, logits, pick, &result)) {
+        fail(s, seq, ERR_VALUE, "logit_bias and min_tokens leave no token to choose");
+        return;
+    }
+    if (!seq->first_token_ns)
+        seq->first_token_ns = now_ns(s);
+    size_t size = 0;
+    const char *piece = s->ops.piece(s->ops.user, result.token, seq->request.show_special, &size);
+    struct seq_stop stop = seq_append(seq, result.token, size ? piece : "", size, s->text,
+                                      &event.text_size);
+    event.token = result.token;
+    event.logprob = result.logprob;
+    event.n_top = result.n_top;
+    memcpy(event.top, result.top, (size_t)result.n_top * sizeof *event.top);
+    mailbox_put(seq->channel, &event);
+    s->stats.output_tokens++;
+    if (stop.finish != FINISH_NONE)
+        done(s, seq, stop);
+}
+
+static void deliver_row(struct step *s, const struct step_row *row, float *logits,
+                        const struct pick_result *pick)
+{
+    struct seq *seq = row->seq;
+    if (seq->state == SEQ_FINISHED) /* failed by an earlier row of this step */
+        return;
+    if (pick->bad)
+        fail(s, seq, ERR_INTERNAL, "the model computed numbers that are not finite");
+    else if (row->pos + 1 < seq->n_prompt)
+        deliver_prompt(s, seq, row->pos, logits, pick);
+    else
+        deliver_token(s, seq, logits, pick);
+}
+
+static int deliver(struct step *s, struct err *err)
+{
+    const struct pick_result *picks;
+    float *logits;
+    put_first_prompt_events(s);
+    for (int first = 0; first < s->batch.n_rows; first += s->options.n_logits_max) {
+        int n = s->batch.n_rows - first;
+        if (n > s->options.n_logits_max)
+            n = s->options.n_logits_max;
+        int rc = s->ops.logits(s->ops.user, &s->batch, first, n, &logits, &picks, err);
+        if (rc)
+            return rc;
+        for (int i = 0; i < n; i++)
+            deliver_row(s, &s->rows[first + i], logits + (size_t)i * (size_t)s->options.vocab,
+                        &picks[i]);
+    }
+    return 0;
+}
+
+/* ---- the step */
+
+static void publish(struct step *s, int n_paused)
+{
+    struct engine_stats *stats = &s->stats;
+    stats->running = s->sched.running.n;
+    stats->waiting = s->sched.waiting.n;
+    stats->paused = n_paused;
+    stats->kv_blocks_used = s->kv.n_blocks - s->kv.n_free;
+    stats->kv_blocks_cached = s->kv.n_cached;
+    stats->preemptions = s->sched.n_preemptions;
+    stats->prefix_queries = s->sched.n_prefix_queries;
+    stats->prefix_hits = s->sched.n_prefix_hits;
+    stats->cached_tokens = s->sched.n_prefix_hits;
+    stats->prompt_tokens = s->sched.n_prefix_queries;
+    stats->heartbeat_ns = now_ns(s);
+    stats->busy = stats->running + stats->waiting > 0;
+    mailbox_publish(s->mailbox, stats);
+}
+
+static void run(struct step *s)
+{
+    struct err err = {0};
+    count(s);
+    fill(s);
+    int rc = s->ops.run(s->ops.user, &s->batch, &err);
+    if (!rc) {
+        sched_commit(&s->sched);
+        rc = deliver(s, &err);
+    }
+    if (rc)
+        die(s, &err);
+}
+
+bool step_once(struct step *s, int *sleep_ms)
+{
+    int n_paused = 0;
+    uint64_t now = now_ns(s);
+    take(s);
+    bool worked = reap(s, &s->sched.running, now, &n_paused);
+    worked |= reap(s, &s->sched.waiting, now, &n_paused);
+    if (sched_plan(&s->sched, now)) {
+        publish(s, n_paused); /* busy is seen while a long step runs */
+        run(s);
+        worked = true;
+    }
+    mailbox_flush(s->mailbox);
+    publish(s, n_paused);
+    *sleep_ms = s->stats.busy ? (s->options.pause_ms_max < IDLE_MS ? s->options.pause_ms_max
+                                                                     : IDLE_MS)
+                              : -1;
+    return worked;
+}
