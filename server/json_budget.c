@@ -69,6 +69,10 @@ static int scan(const char *text, size_t n, struct err *err)
     bool quoted = false;
     for (size_t i = 0; i < n; i++) {
         char c = text[i];
+        if (!c) /* jansson would overlook one that follows a number */
+            return err_set(err, ERR_JSON,
+                           "We could not parse the JSON body of your request: a NUL at byte %zu.",
+                           i);
         if (quoted) {
             if (c == '\\')
                 i++;

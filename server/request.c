@@ -4,6 +4,7 @@
 #include "server/request.h"
 
 #include <limits.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "server/field.h"
@@ -215,17 +216,13 @@ static int parse_stop_ids(struct request *r, const struct request_limits *limits
     return 0;
 }
 
+/* An error of a member of `outer`: its param is the path. */
 static int nested(struct err *err, const char *outer, int code)
 {
     if (code < 0 && err && err->param[0]) {
         char inner[sizeof err->param];
         memcpy(inner, err->param, sizeof inner);
-        err_param(err, code, outer, "%s", err->text);
-        size_t n = strlen(err->param);
-        if (n + 1 + strlen(inner) < sizeof err->param) {
-            err->param[n] = '.';
-            memcpy(err->param + n + 1, inner, strlen(inner) + 1);
-        }
+        snprintf(err->param, sizeof err->param, "%.40s.%.50s", outer, inner);
     }
     return code;
 }
