@@ -24,7 +24,8 @@ int auth_open(const char *const *keys, int n_keys, const char *file, struct auth
 void auth_close(struct auth *a); /* NULL allowed */
 bool auth_required(const struct auth *a);
 
-/* May a request with this Authorization value (NULL: none) pass? `Bearer KEY`, scheme in any case. */
+/* May a request with this Authorization value (NULL: none) pass? `Bearer KEY`, the scheme in any
+ * case. */
 bool auth_check(const struct auth *a, const char *authorization);
 
 /* SHA-256 (FIPS 180-4, section 6.2) of n bytes. */

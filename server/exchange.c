@@ -197,7 +197,7 @@ void exchange_fail(struct exchange *x, const struct err *err)
     if (exchange_muted(x))
         return;
     x->error_code = err->code;
-    if (error->status >= 500)
+    if (error->status == 500) /* ours to explain; a 503 is told by the request's own line */
         log_event(LOG_WARN, "request %s failed: %s: %s", x->request_id, err_name(err->code),
                   err->text);
     if (x->streaming) {

@@ -87,7 +87,8 @@ static bool host_valid(const char *host)
             return false;
         p += inside + 2;
     } else {
-        size_t name = strspn(p, "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ.-_");
+        size_t name = strspn(p, "0123456789.-_abcdefghijklmnopqrstuvwxyz"
+                                "ABCDEFGHIJKLMNOPQRSTUVWXYZ");
         if (name == 0)
             return false;
         p += name;

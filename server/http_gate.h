@@ -1,6 +1,6 @@
 /* http_gate: what a request's head must satisfy before anything else looks at it: the checks that
- * libmicrohttpd's lax parser leaves out (RFC 9112: framing, Host, field syntax). Pure functions over
- * plain data; loop thread.
+ * libmicrohttpd's lax parser leaves out (RFC 9112: framing, Host, field syntax). Pure functions
+ * over plain data; loop thread.
  *
  * What the gate can not see, because the parser has lost it: NUL bytes (they cut a value or the
  * target), bare LF as a line end, folded header lines (merged into a name), empty names, and the

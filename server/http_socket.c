@@ -64,7 +64,7 @@ int http_socket_listen(const char *host, int port, int *fd, int *port_out, char 
 
 void http_socket_tune(int fd)
 {
-    int on = 1, idle = 60, interval = 15, count = 4; /* seconds: a dead peer is found in 2 minutes */
+    int on = 1, idle = 60, interval = 15, count = 4; /* seconds: a dead peer is found in 2 min */
     setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
     setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof on);
     setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &idle, sizeof idle);

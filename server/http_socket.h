@@ -9,7 +9,8 @@
 #include "engine/base/err.h"
 
 /* Listen on host (a numeric IPv4 or IPv6 address, bracketed or not, or "localhost") and port (0: a
- * free one). Sets the descriptor, the port taken, and "http://HOST:PORT" in url. ERR_USAGE, ERR_IO. */
+ * free one). Sets the descriptor, the port taken, and "http://HOST:PORT" in url. ERR_USAGE,
+ * ERR_IO. */
 int http_socket_listen(const char *host, int port, int *fd, int *port_out, char *url,
                        size_t url_bytes, struct err *err);
 

@@ -31,8 +31,8 @@ static void main_on_sigbus(int number)
 static void main_catch_sigbus(const char *model)
 {
     int n = snprintf(sigbus_line, sizeof sigbus_line,
-                     "sirocco: a file of the model %.400s became shorter or unreadable while it was "
-                     "in use\n",
+                     "sirocco: a file of the model %.400s became shorter or unreadable while it "
+                     "was in use\n",
                      model != NULL ? model : "(embedded)");
     sigbus_size = n > 0 ? (size_t)n : 0;
     signal(SIGBUS, main_on_sigbus);

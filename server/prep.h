@@ -1,5 +1,5 @@
-/* prep: preparation of requests (parse, render, tokenize) on libuv's worker pool. One work item owns
- * its exchange from prep_run until exchange_prepared is called back on the loop. */
+/* prep: preparation of requests (parse, render, tokenize) on libuv's worker pool. One work item
+ * owns its exchange from prep_run until exchange_prepared is called back on the loop. */
 #ifndef SIROCCO_PREP_H
 #define SIROCCO_PREP_H
 

@@ -1,6 +1,6 @@
-/* serve: the composition root of the server. Owns the loop, the app and everything in it; loop (main)
- * thread, but for serve_load, which runs on the loader's thread and hands its result over by
- * joining.
+/* serve: the composition root of the server. Owns the loop, the app and everything in it; loop
+ * (main) thread, but for serve_load, which runs on the loader's thread and hands its result over
+ * by joining.
  *
  * States (function that moves it):
  *   LOADING  --serve_on_loaded--> READY | end (ERROR)
@@ -290,7 +290,8 @@ static int serve_open(struct serve *s, struct err *err)
     int rc = auth_open(c->api_key.items, c->api_key.n, c->api_key_file, &app->auth, err);
     if (rc != 0)
         return rc;
-    app->metrics = metrics_open(c->metrics_compat != NULL && strcmp(c->metrics_compat, "vllm") == 0);
+    bool vllm = c->metrics_compat != NULL && strcmp(c->metrics_compat, "vllm") == 0;
+    app->metrics = metrics_open(vllm);
     app->prep = prep_open(&s->loop);
     app->exchanges = exchange_set_open(app);
     if (app->metrics == NULL || app->prep == NULL || app->exchanges == NULL)
