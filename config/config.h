@@ -44,17 +44,45 @@ struct config {
     const char *log_level, *log_format;
     bool quiet;                 /* no memory plan, no progress bar */
     const char *config_file;
+    struct config_text *texts;  /* strings that config_parse made; config_free frees them */
 };
 
-/* Sizes take suffixes k, m, g (1024), times ms, s, m. Fill c from defaults, the file, environ and
- * argv[1..argc) of one subcommand. Strings borrow argv/environ or live in static storage of config.c.
- * Returns 0; 1 when --help was asked (printed to stdout); -1 with one line in error: the option, its
- * value, its range. Known no-op options of other servers are accepted with a warning in *warnings. */
+/* One row of THE TABLE. */
+enum config_kind {
+    CONFIG_TEXT,
+    CONFIG_CHOICE,  /* one of the words of `value` */
+    CONFIG_ITEMS,   /* repeatable; in environment and file separated by commas */
+    CONFIG_BOOL,    /* --name, --no-name, --name=true|false */
+    CONFIG_INT,
+    CONFIG_BYTES,   /* suffixes k, m, g, t */
+    CONFIG_MS,      /* suffixes ms, s, m */
+    CONFIG_DECIMAL,
+    CONFIG_SECONDS  /* a decimal; suffixes ms, s, m */
+};
+struct config_option {
+    const char *name;     /* key in the file; --name and SIROCCO_NAME are made of it */
+    enum config_kind kind;
+    size_t offset;        /* in struct config */
+    const char *standard; /* the default as one would write it; NULL: none */
+    double min, max;      /* of numbers; whole numbers are exact */
+    bool power_of_two;
+    const char *value;    /* what --help calls the value; of CONFIG_CHOICE the words: "f32|f16" */
+    const char *group, *help;
+};
+extern const struct config_option config_options[];
+extern const int config_n_options;
+
+/* Fill c from defaults, the file, environ and argv[1..argc) of one subcommand. Sizes take the
+ * suffixes k, m, g, t (1024), times ms, s, m. Strings borrow argv/environ or belong to c (config_free).
+ * Returns 0; 1 when --help was asked for (printed to stdout); -1 with one line in error: the option,
+ * its value, its range. Known no-op options of other servers are accepted with a line in warnings. */
 int config_parse(struct config *c, int argc, char **argv, char *error, size_t error_bytes,
                  char *warnings, size_t warnings_bytes);
-void config_free(struct config *c); /* what the file reader allocated */
+void config_free(struct config *c); /* its strings; NULL and zeroed allowed */
 
-/* Write default.conf (every option with its help, default and bounds), or the README's table. */
+/* Write --help's text, default.conf (every option with its help, default and bounds), or the
+ * README's table. */
+void config_write_help(FILE *out);
 void config_write_default(FILE *out);
 void config_write_markdown(FILE *out);
 

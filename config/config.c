@@ -1,0 +1,261 @@
+/* config: THE TABLE of options, and what is written from it: --help, default.conf, the README's
+ * table. Main thread, before other threads start; constants otherwise. config_parse.c reads values
+ * into struct config. */
+#include "config/config.h"
+
+#include <string.h>
+
+#include "config/config_parse.h"
+
+#define AT(field) offsetof(struct config, field)
+#define TEXT(field, value) CONFIG_TEXT, AT(field), NULL, 0, 0, false, value
+#define WORD(field, standard, words) CONFIG_CHOICE, AT(field), standard, 0, 0, false, words
+#define ITEMS(field, value) CONFIG_ITEMS, AT(field), NULL, 0, 0, false, value
+#define BOOL(field, standard) CONFIG_BOOL, AT(field), standard, 0, 0, false, NULL
+#define INT(field, standard, min, max) CONFIG_INT, AT(field), standard, min, max, false, "N"
+#define BYTES(field, standard, min, max) CONFIG_BYTES, AT(field), standard, min, max, false, "BYTES"
+#define MS(field, standard, min) CONFIG_MS, AT(field), standard, min, 86400000, false, "MS"
+
+#define MODEL "Model"
+#define ENGINE "Engine"
+#define SERVER "Server"
+#define LIMITS "Limits and timeouts"
+#define LOGS "Logs and metrics"
+
+const struct config_option config_options[] = {
+    {"model", TEXT(model, "PATH"), MODEL,
+     "model folder (config.json, safetensors, tokenizer) or GGUF file; also accepted without the "
+     "option's name; without it the embedded demo model is served"},
+    {"served_model_name", ITEMS(served_model_name, "NAME"), MODEL,
+     "name that requests may give as `model`; repeatable, the first is the one in answers; "
+     "otherwise the name of the folder or file"},
+    {"chat_template", TEXT(chat_template, "FILE"), MODEL,
+     "Jinja chat template to use instead of the model's own"},
+    {"tokenizer", WORD(tokenizer, "auto", "auto|spm|json"), MODEL,
+     "which tokenizer file to read: tokenizer.model (spm), tokenizer.json, or the one at hand"},
+    {"max_model_len", INT(max_model_len, "0", 0, 16777216), MODEL,
+     "tokens of prompt and answer together; 0 takes the model's own context length"},
+
+    {"device", WORD(device, "auto", "auto|cpu|cuda"), ENGINE,
+     "where the model runs; auto takes CUDA when the plugin and a GPU are there"},
+    {"cpu_isa", WORD(cpu_isa, "auto", "auto|base|avx2|avx512"), ENGINE,
+     "strongest CPU instructions to use"},
+    {"threads", INT(threads, "0", 0, 1024), ENGINE,
+     "threads that compute on the CPU; 0 takes one for each core available"},
+    {"max_seqs", INT(max_seqs, "64", 1, 4096), ENGINE, "sequences that run at the same time"},
+    {"max_batch_tokens", INT(max_batch_tokens, "512", 16, 65536), ENGINE,
+     "tokens per step, prompt chunks and decodes together"},
+    {"block_size", CONFIG_INT, AT(block_size), "16", 8, 256, true, "N", ENGINE,
+     "tokens per block of the KV cache"},
+    {"kv_cache_type", WORD(kv_cache_type, "f16", "f32|f16|bf16"), ENGINE,
+     "number format of the KV cache"},
+    {"kv_cache_bytes", BYTES(kv_cache_bytes, "0", 0, 70368744177664), ENGINE,
+     "size of the KV cache; 0 takes kv_cache_fraction of the free memory"},
+    {"kv_cache_fraction", CONFIG_DECIMAL, AT(kv_cache_fraction), "0.5", 0.01, 0.98, false,
+     "FRACTION", ENGINE, "share of the free memory for the KV cache when kv_cache_bytes is 0"},
+    {"prefix_cache", BOOL(prefix_cache, "true"), ENGINE,
+     "share the KV cache of equal prompt beginnings"},
+
+    {"host", CONFIG_TEXT, AT(host), "127.0.0.1", 0, 0, false, "ADDRESS", SERVER,
+     "address to listen on; 0.0.0.0 or :: for every interface"},
+    {"port", INT(port, "8000", 0, 65535), SERVER, "TCP port; 0 picks a free one"},
+    {"api_key", ITEMS(api_key, "KEY"), SERVER,
+     "key that requests must carry as a bearer token; repeatable; better given by SIROCCO_API_KEY "
+     "or api_key_file, as a command line is visible to other users"},
+    {"api_key_file", TEXT(api_key_file, "FILE"), SERVER, "file with one API key per line"},
+    {"cors_origin", ITEMS(cors_origin, "ORIGIN"), SERVER,
+     "web origin whose pages may call the server, or *; repeatable; none by default"},
+    {"shutdown_timeout", CONFIG_SECONDS, AT(shutdown_timeout), "30", 0, 86400, false, "SECONDS",
+     SERVER, "how long running requests may go on after SIGTERM"},
+    {"config_file", TEXT(config_file, "FILE"), SERVER, "file of `name = value` lines"},
+
+    {"max_queue", INT(max_queue, "512", 1, 1000000), LIMITS,
+     "requests that may wait for their turn; more are refused with status 503"},
+    {"max_connections", INT(max_connections, "1024", 1, 100000), LIMITS,
+     "open client connections"},
+    {"max_body_bytes", BYTES(max_body_bytes, "8m", 1024, 1073741824), LIMITS,
+     "size of a request's body"},
+    {"max_header_bytes", BYTES(max_header_bytes, "16k", 1024, 1048576), LIMITS,
+     "size of a request's headers"},
+    {"header_timeout_ms", MS(header_timeout_ms, "10000", 1), LIMITS,
+     "for a request's headers to arrive"},
+    {"body_timeout_ms", MS(body_timeout_ms, "30000", 1), LIMITS, "for a request's body to arrive"},
+    {"idle_timeout_ms", MS(idle_timeout_ms, "75000", 1), LIMITS,
+     "between two requests of a connection"},
+    {"write_timeout_ms", MS(write_timeout_ms, "30000", 1), LIMITS,
+     "a client that reads nothing for so long is dropped"},
+    {"queue_timeout_ms", MS(queue_timeout_ms, "60000", 0), LIMITS,
+     "a request that waits longer for its turn is refused; 0 waits for ever"},
+    {"stall_timeout_ms", MS(stall_timeout_ms, "30000", 1), LIMITS,
+     "an engine step longer than this makes /health fail"},
+    {"sse_ping_interval_ms", MS(sse_ping_interval_ms, "5000", 0), LIMITS,
+     "between keep-alive comments of a stream that has nothing to send; 0 sends none"},
+
+    {"metrics_compat", WORD(metrics_compat, "none", "none|vllm"), LOGS,
+     "also publish the metrics under another server's names"},
+    {"log_level", WORD(log_level, "info", "debug|info|warn|error|off"), LOGS,
+     "least important lines to log"},
+    {"log_format", WORD(log_format, "text", "text|json"), LOGS, "form of the log lines"},
+    {"quiet", BOOL(quiet, "false"), LOGS, "no memory plan and no progress bar at start"},
+};
+const int config_n_options = sizeof config_options / sizeof *config_options;
+
+enum { COLUMNS = 80, HELP_COLUMN = 28, BOUNDS_BYTES = 96, FLAG_BYTES = 96 };
+
+/* ---- what a row allows, in words ---- */
+
+/* A bound without its unit; decimals by hand, because printf's point depends on the locale. */
+static void format_bound(char *out, size_t out_bytes, enum config_kind kind, double bound)
+{
+    static const char suffixes[] = " kmgt";
+    long long whole = (long long)bound;
+    int suffix = 0;
+    if (kind == CONFIG_DECIMAL) {
+        long long hundredths = (long long)(bound * 100 + 0.5);
+        snprintf(out, out_bytes, "%lld.%02lld", hundredths / 100, hundredths % 100);
+        return;
+    }
+    for (; kind == CONFIG_BYTES && whole >= 1024 && whole % 1024 == 0 && suffix < 4; suffix++)
+        whole /= 1024;
+    if (suffix > 0)
+        snprintf(out, out_bytes, "%lld%c", whole, suffixes[suffix]);
+    else
+        snprintf(out, out_bytes, "%lld", whole);
+}
+
+void config_bounds(const struct config_option *o, char *out, size_t out_bytes)
+{
+    char low[32], high[32];
+    switch (o->kind) {
+    case CONFIG_TEXT:
+    case CONFIG_ITEMS:
+        snprintf(out, out_bytes, "%s", "");
+        return;
+    case CONFIG_CHOICE:
+        snprintf(out, out_bytes, "one of %s", o->value);
+        for (char *c = out; *c; c++)
+            *c = *c == '|' ? ' ' : *c;
+        return;
+    case CONFIG_BOOL:
+        snprintf(out, out_bytes, "true or false");
+        return;
+    default:
+        break;
+    }
+    format_bound(low, sizeof low, o->kind, o->min);
+    format_bound(high, sizeof high, o->kind, o->max);
+    snprintf(out, out_bytes, "%s to %s%s%s", low, high,
+             o->kind == CONFIG_MS        ? " ms"
+             : o->kind == CONFIG_SECONDS ? " seconds"
+             : o->kind == CONFIG_BYTES   ? " bytes"
+                                         : "",
+             o->power_of_two ? ", a power of two" : "");
+}
+
+void config_flag(const struct config_option *o, char *out, size_t out_bytes)
+{
+    snprintf(out, out_bytes, "--%s", o->name);
+    for (char *c = out; *c; c++)
+        *c = *c == '_' ? '-' : *c;
+}
+
+/* ---- --help ---- */
+
+/* Words of text, wrapped; every line but the first starts with prefix. */
+static void write_wrapped(FILE *out, const char *text, int column, const char *prefix)
+{
+    while (*text) {
+        int n = (int)strcspn(text, " ");
+        if (column + n > COLUMNS) {
+            fprintf(out, "\n%s", prefix);
+            column = (int)strlen(prefix);
+        }
+        fprintf(out, "%.*s", n, text);
+        text += n;
+        column += n + 1;
+        if (*text == ' ')
+            text++;
+        if (*text && column + (int)strcspn(text, " ") <= COLUMNS)
+            fputc(' ', out);
+    }
+    fputc('\n', out);
+}
+
+static void write_option_help(FILE *out, const struct config_option *o)
+{
+    char flag[FLAG_BYTES], left[2 * FLAG_BYTES], bounds[BOUNDS_BYTES], help[512], indent[40];
+    config_flag(o, flag, sizeof flag);
+    config_bounds(o, bounds, sizeof bounds);
+    if (o->kind == CONFIG_BOOL)
+        snprintf(left, sizeof left, "  --[no-]%s", flag + 2);
+    else
+        snprintf(left, sizeof left, "  %s %s", flag, o->value);
+    bool range = bounds[0] && o->kind != CONFIG_CHOICE && o->kind != CONFIG_BOOL;
+    snprintf(help, sizeof help, "%s%s%s%s%s%s%s", o->help, range || o->standard ? " [" : "",
+             range ? bounds : "", range && o->standard ? "; " : "", o->standard ? "default " : "",
+             o->standard ? o->standard : "", range || o->standard ? "]" : "");
+    snprintf(indent, sizeof indent, "%*s", HELP_COLUMN, "");
+    if (strlen(left) + 2 > HELP_COLUMN)
+        fprintf(out, "%s\n%s", left, indent);
+    else
+        fprintf(out, "%-*s", HELP_COLUMN, left);
+    write_wrapped(out, help, HELP_COLUMN, indent);
+}
+
+void config_write_help(FILE *out)
+{
+    fputs("usage: sirocco serve [options] [MODEL]\n\n"
+          "Serve a model over HTTP with OpenAI's API. Without MODEL, the embedded demo\n"
+          "model. Precedence: command line, environment, file, default.\n", out);
+    const char *group = "";
+    for (int i = 0; i < config_n_options; i++) {
+        if (strcmp(group, config_options[i].group) != 0)
+            fprintf(out, "\n%s\n", config_options[i].group);
+        group = config_options[i].group;
+        write_option_help(out, &config_options[i]);
+    }
+    fputs("\nEvery option is also a variable of the environment (SIROCCO_MAX_SEQS) and a\n"
+          "line of the configuration file (max_seqs = 64). Sizes take the suffixes k, m,\n"
+          "g and t, times ms, s and m; - and _ are the same in option names. The usual\n"
+          "names of other servers' options are understood.\n", out);
+}
+
+/* ---- default.conf and the README ---- */
+
+void config_write_default(FILE *out)
+{
+    fputs("# Sirocco's configuration: every option at its default. Remove the # before a name\n"
+          "# to set the option. The value runs to the end of its line; a # after a blank\n"
+          "# starts a comment; items of a list are separated by commas. The command line and\n"
+          "# the environment (SIROCCO_MAX_SEQS) go before this file.\n", out);
+    const char *group = "";
+    for (int i = 0; i < config_n_options; i++) {
+        const struct config_option *o = &config_options[i];
+        char bounds[BOUNDS_BYTES];
+        if (!strcmp(o->name, "config_file"))
+            continue; /* a file does not name another */
+        if (strcmp(group, o->group) != 0)
+            fprintf(out, "\n# ---- %s\n", o->group);
+        group = o->group;
+        config_bounds(o, bounds, sizeof bounds);
+        fputs("\n# ", out);
+        write_wrapped(out, o->help, 2, "# ");
+        if (bounds[0])
+            fprintf(out, "# (%s)\n", bounds);
+        fprintf(out, "#%s =%s%s\n", o->name, o->standard ? " " : "",
+                o->standard ? o->standard : "");
+    }
+}
+
+void config_write_markdown(FILE *out)
+{
+    fputs("| option | default | values | meaning |\n| --- | --- | --- | --- |\n", out);
+    for (int i = 0; i < config_n_options; i++) {
+        const struct config_option *o = &config_options[i];
+        char flag[FLAG_BYTES], bounds[BOUNDS_BYTES];
+        config_flag(o, flag, sizeof flag);
+        config_bounds(o, bounds, sizeof bounds);
+        fprintf(out, "| `%s` | %s | %s | %s |\n", flag, o->standard ? o->standard : "",
+                bounds[0] ? bounds : o->value, o->help);
+    }
+}
