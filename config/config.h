@@ -73,9 +73,10 @@ extern const struct config_option config_options[];
 extern const int config_n_options;
 
 /* Fill c from defaults, the file, environ and argv[1..argc) of one subcommand. Sizes take the
- * suffixes k, m, g, t (1024), times ms, s, m. Strings borrow argv/environ or belong to c (config_free).
- * Returns 0; 1 when --help was asked for (printed to stdout); -1 with one line in error: the option,
- * its value, its range. Known no-op options of other servers are accepted with a line in warnings. */
+ * suffixes k, m, g, t (1024), times ms, s, m. Strings borrow argv/environ or belong to c.
+ * Returns 0; 1 when --help was asked for (printed to stdout); -1 with one line in error: the
+ * option, its value, its range. Known no-op options of other servers are accepted with a line in
+ * warnings. */
 int config_parse(struct config *c, int argc, char **argv, char *error, size_t error_bytes,
                  char *warnings, size_t warnings_bytes);
 void config_free(struct config *c); /* its strings; NULL and zeroed allowed */

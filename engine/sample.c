@@ -7,7 +7,8 @@
 #include <string.h>
 
 #define FLOAT_ROW(field, other_name, low, high, usual, text)                                       \
-    {#field, other_name, SAMPLE_FLOAT, offsetof(struct sample_params, field), low, high, usual, text}
+    {#field, other_name, SAMPLE_FLOAT, offsetof(struct sample_params, field), low, high, usual,    \
+     text}
 #define INT_ROW(field, size, low, high, usual, text)                                               \
     {#field, NULL, SAMPLE_INT##size, offsetof(struct sample_params, field), low, high, usual, text}
 

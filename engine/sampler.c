@@ -46,7 +46,7 @@ struct candidate {
 
 struct sampler {
     int vocab, n_changes;
-    uint32_t *marks;         /* [vocab]: 0, or TOUCHED | IN_TEXT | count in the output * COUNT_ONE */
+    uint32_t *marks;         /* [vocab]: 0, or TOUCHED | IN_TEXT | COUNT_ONE * uses in output */
     struct change *changes;  /* [vocab] */
     float *weights;          /* [vocab rounded up to CHUNK]: exp((logit - max) / temperature) */
     double *chunk_sums;      /* of weights, per CHUNK */
@@ -201,7 +201,8 @@ static int top_fill(const float *x, int n, float log_sum_exp, int n_top, struct 
         for (int j = 0; j < BLOCK; j++) {
             float value = block[j];
             bool full = n_found == n_top;
-            if (!(value >= -FLT_MAX && value <= FLT_MAX) || (full && value <= top[n_top - 1].logprob))
+            if (!(value >= -FLT_MAX && value <= FLT_MAX) ||
+                (full && value <= top[n_top - 1].logprob))
                 continue;
             int at = full ? n_top - 1 : n_found++;
             for (; at > 0 && top[at - 1].logprob < value; at--)
@@ -253,8 +254,8 @@ static float bounded(float x)
     return x > FLT_MAX ? FLT_MAX : x;
 }
 
-/* Repetition: Keskar et al., "CTRL" (2019), section 4.1, in the usual form that also pushes negative
- * logits down; over prompt and output. Presence and frequency: over the output alone. */
+/* Repetition: Keskar et al., "CTRL" (2019), section 4.1, in the usual form that also pushes
+ * negative logits down; over prompt and output. Presence and frequency: over the output alone. */
 static void penalise(struct sampler *s, const struct sample_input *in, int n)
 {
     const struct sample_params *p = in->params;

@@ -78,8 +78,8 @@ void stream_init(struct stream *s, const struct stream_stops *stops, bool includ
     *s = (struct stream){.stops = stops, .include_stop = include_stop, .stop_index = -1};
 }
 
-/* Turns the bytes after the text part into text as far as they are complete, character by character,
- * and settles after each: held never has more than one character in doubt. */
+/* Turns the bytes after the text part into text as far as they are complete, character by
+ * character, and settles after each: held never has more than one character in doubt. */
 static size_t take_characters(struct stream *s, size_t *n_text, char *out)
 {
     size_t n_out = 0;
