@@ -89,7 +89,7 @@ def functions(code: str):
         end = start
         while end < len(lines) and not lines[end].startswith("}"):
             end += 1
-        yield name.group(1), first + 2, end + 1, bool(re.search(r"\bstatic\b", text))
+        yield name.group(1), first + 2, end + 1, bool(re.search(r"\bstatic\b|\b[A-Z]+_INLINE\b|\bINLINE\b", text))
 
 
 def product_files() -> list[Path]:

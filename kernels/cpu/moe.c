@@ -101,7 +101,7 @@ static int run_expert(struct device *d, const struct moe_args *a, const struct p
 
 int moe_run(struct device *d, const struct moe_args *a)
 {
-    struct parts p;
+    struct parts p = {0};
     size_t experts = (size_t)a->n_experts;
 
     if (cpu_failed(d))
