@@ -177,13 +177,32 @@ static void answer_whole(struct exchange *x, struct answer *a)
 
 /* ---- events */
 
+/* Behind a special token a text begins, and the engine leaves the first word's space out where the
+ * tokenizer's own decoder does. */
+static bool drops_first_space(const struct answer *a, const struct choice *c, int32_t token)
+{
+    const struct token_list *prompt = &a->prompts[c->index / a->request.n].tokens;
+    struct buf text;
+    if (c->n_tokens || !tokenizer_is_special(a->tok, prompt->ids[prompt->n - 1]))
+        return false;
+    buf_init(&text, 0);
+    tokenizer_decode(a->tok, &token, 1, false, true, &text);
+    bool drops = !text.size || text.data[0] != ' ';
+    buf_free(&text);
+    return drops;
+}
+
 /* How much of a token's piece is part of the text (text_offset counts it): of a prompt, not the BOS
  * that stands before the text, nor the space that some tokenizers put before the first word. */
 static const char *shown_piece(const struct answer *a, const struct choice *c,
                                const struct event *event, size_t *n)
 {
-    if (event->kind == EVENT_TOKEN)
-        return tokenizer_piece(a->tok, event->token, a->request.show_special, n);
+    if (event->kind == EVENT_TOKEN) {
+        const char *text = tokenizer_piece(a->tok, event->token, a->request.show_special, n);
+        size_t dropped = *n && text[0] == ' ' && drops_first_space(a, c, event->token);
+        *n -= dropped;
+        return text + dropped;
+    }
     const char *piece = tokenizer_piece(a->tok, event->token, true, n);
     const struct answer_echo *echo = &a->echoes[c->index / a->request.n];
     bool first = c->offset == 0;

@@ -16,7 +16,7 @@ enum {
     MESSAGES_ID_BYTES_MAX = 256
 };
 
-/* messages: the request's member, NULL when absent. *out: a new array of new objects with
+/* messages: the request's member, NULL when absent or null. *out: a new array of new objects with
  *   role       "system" (also for developer), "user", "assistant", "tool" (also for function)
  *   content    a string (text parts are joined with a line break between two), or null for an
  *              assistant that only called tools

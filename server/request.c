@@ -429,7 +429,7 @@ static int parse_chat_fields(struct request *r, const struct request_limits *lim
     TRY(request_refuse_chat(r->root, err));
     TRY(parse_max_tokens(r, 1, err));
     TRY(parse_chat_logprobs(r, err));
-    TRY(messages_build(json_object_get(r->root, "messages"), &r->messages, err));
+    TRY(messages_build(field_get(r->root, "messages"), &r->messages, err));
     TRY(parse_kwargs(r, err));
     return parse_final_message(r, err);
 }

@@ -120,11 +120,7 @@ static int check_tools(const json_t *root, struct err *err)
     if ((code = check_choice(root, "tool_choice", "tools", err)) ||
         (code = check_choice(root, "function_call", "functions", err)))
         return code;
-    code = field_bool(root, "parallel_tool_calls", &parallel, err);
-    if (code > 0 && !tools)
-        return err_param(err, ERR_VALUE, "parallel_tool_calls",
-                         "Invalid value for 'parallel_tool_calls': it is only allowed when 'tools' "
-                         "are specified.");
+    code = field_bool(root, "parallel_tool_calls", &parallel, err); /* without tools: no matter */
     return code < 0 ? code : 0;
 }
 

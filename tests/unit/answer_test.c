@@ -440,6 +440,22 @@ TEST(echo_with_logprobs_as_evaluation_harnesses_use_it)
     end();
 }
 
+TEST(offsets_count_the_text_that_is_sent)
+{
+    static const char *const prompts[] = {"{\"prompt\":\"\",\"logprobs\":1}",
+                                          "{\"prompt\":\"hi\",\"logprobs\":1}"};
+    for (int i = 0; i < 2; i++) { /* after BOS the first space is not sent, after a word it is */
+        begin(api_completions, prompts[i]);
+        token_event(0, "\xe2\x96\x81the", i ? " the" : "the", -1.0f);
+        token_event(0, "a", "a", -1.0f);
+        done(0, FINISH_LENGTH, "", 1, 2);
+        json_t *json = answer();
+        expect_at(json, "choices.0.logprobs.text_offset", i ? "[0,4]" : "[0,3]");
+        json_decref(json);
+    }
+    end();
+}
+
 TEST(echoed_stream_begins_with_its_prompt)
 {
     begin(api_completions, "{\"prompt\":\"hi\",\"echo\":true,\"stream\":true}");

@@ -213,7 +213,8 @@ TEST(chat_fields_have_openai_errors)
         {"\"tool_choice\":\"required\"", ERR_VALUE, "tool_choice"},
         {"\"tool_choice\":{\"type\":\"function\"}", ERR_VALUE, "tool_choice"},
         {"\"tool_choice\":1", ERR_TYPE, "tool_choice"},
-        {"\"parallel_tool_calls\":true", ERR_VALUE, "parallel_tool_calls"},
+        {"\"parallel_tool_calls\":true", 0, ""},
+        {"\"parallel_tool_calls\":1", ERR_TYPE, "parallel_tool_calls"},
         {"\"functions\":[{}]", ERR_UNSUPPORTED_PARAM, "functions"},
         {"\"chat_template\":\"{{ x }}\"", ERR_UNSUPPORTED_PARAM, "chat_template"},
         {"\"chat_template_kwargs\":{\"enable_thinking\":false}", 0, ""},
@@ -281,7 +282,7 @@ TEST(messages_have_errors_with_their_path)
 {
     static const struct row rows[] = {
         {"{}", ERR_MISSING, "messages"},
-        {"{\"messages\":null}", ERR_TYPE, "messages"},
+        {"{\"messages\":null}", ERR_MISSING, "messages"},
         {"{\"messages\":{}}", ERR_TYPE, "messages"},
         {"{\"messages\":\"x\"}", ERR_TYPE, "messages"},
         {"{\"messages\":[]}", ERR_ARRAY_EMPTY, "messages"},
