@@ -77,7 +77,7 @@ struct http {
     uv_timer_t due, sweep;
     uv_loop_t *loop;
     struct http_conn *conns;
-    int n_conns, n_conns_max;
+    int n_conns, n_conns_max, n_spare;
     int n_open_handles;
     bool pumping, wanted;
     int port;
@@ -561,7 +561,7 @@ static int http_start(struct http *h, int listen_fd, struct err *err)
     h->daemon = MHD_start_daemon(
         flags, 0, NULL, NULL, http_handle, h, MHD_OPTION_EXTERNAL_LOGGER, http_log, NULL,
         MHD_OPTION_LISTEN_SOCKET, listen_fd,
-        MHD_OPTION_CONNECTION_LIMIT, (unsigned)(h->n_conns_max + SPARE_CONNECTIONS),
+        MHD_OPTION_CONNECTION_LIMIT, (unsigned)(h->n_conns_max + h->n_spare + 1),
         MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)(pool > POOL_BYTES_MIN ? pool : POOL_BYTES_MIN),
         MHD_OPTION_CONNECTION_TIMEOUT, 0u, MHD_OPTION_STRICT_FOR_CLIENT, -1,
         MHD_OPTION_SIGPIPE_HANDLED_BY_APP, 1, MHD_OPTION_UNESCAPE_CALLBACK, http_no_unescape, NULL,
@@ -596,7 +596,10 @@ int http_open(struct app *app, struct uv_loop_s *loop, struct http **out, struct
     h->app = app;
     h->loop = loop;
     int64_t room = http_socket_connections(app->config->max_connections + SPARE_CONNECTIONS);
-    h->n_conns_max = room > SPARE_CONNECTIONS ? (int)room - SPARE_CONNECTIONS : 1;
+    h->n_spare = room > 4 * SPARE_CONNECTIONS ? SPARE_CONNECTIONS : (int)(room / 4);
+    h->n_conns_max = (int)room - h->n_spare;
+    if (h->n_conns_max > app->config->max_connections)
+        h->n_conns_max = (int)app->config->max_connections;
     h->watch = http_watch_open();
     int fd = -1, rc = h->watch != NULL ? 0 : err_set(err, ERR_IO, "epoll: %s", strerror(errno));
     if (rc == 0)
