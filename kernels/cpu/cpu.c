@@ -66,7 +66,26 @@ static void variants_choose(struct cpu_variants *v, const struct cpu_features *f
     attention_base(v);
     act_base(v);
     pick_base(v);
+#if defined(__x86_64__)
+    if (f->level >= CPU_AVX2) {
+        norm_avx2(v);
+        linear_avx2(v);
+        rope_avx2(v);
+        attention_avx2(v);
+        act_avx2(v);
+        pick_avx2(v);
+    }
+    if (f->level >= CPU_AVX512) {
+        norm_avx512(v);
+        linear_avx512(v, f);
+        rope_avx512(v);
+        attention_avx512(v);
+        act_avx512(v);
+        pick_avx512(v);
+    }
+#else
     (void)f;
+#endif
 }
 
 /* ---- the machine ---- */

@@ -11,7 +11,7 @@
 #include <math.h>
 #include <string.h>
 
-enum { BLOCK = 32, LANES = 8, CHUNK = 256, TOKENS = 16, ROWS_UNIT = 48, SLICES_PER_THREAD = 6 };
+enum { BLOCK = 32, LANES = 8, CHUNK = 256, TOKENS = 16, ROWS_UNIT = 32, SLICES_PER_THREAD = 6 };
 
 /* ---- the plain loop ---- */
 

@@ -106,9 +106,10 @@ int moe_run(struct device *d, const struct moe_args *a)
 
     if (cpu_failed(d))
         return -1;
-    if (a->n_experts < 1 || a->n_experts > EXPERTS_MAX || a->n_used < 1 ||
+    if (!a->workspace || a->n_experts < 1 || a->n_experts > EXPERTS_MAX || a->n_used < 1 ||
         a->n_used > a->n_experts)
-        return cpu_fail(d, "%d of %d experts cannot be routed to", a->n_used, a->n_experts);
+        return cpu_fail(d, "%d of %d experts cannot be routed to, or no workspace", a->n_used,
+                        a->n_experts);
     lay_out(&p, a->workspace, (size_t)a->n, (size_t)a->dim, (size_t)a->ffn, experts);
     struct linear_args router = {.in = a->in, .n = a->n, .n_jobs = 1,
                                  .jobs = {{a->router, NULL, p.logits}}};

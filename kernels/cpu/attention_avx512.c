@@ -1,0 +1,14 @@
+/* attention_avx512: attention with AVX-512; attention_vec.h holds the loops, vec_avx512.h the instructions.
+ * Pool threads run them; they keep no state. Empty when built without these instructions. */
+#if defined(__AVX512F__)
+#include "kernels/cpu/vec_avx512.h"
+
+#include "kernels/cpu/attention_vec.h"
+
+void attention_avx512(struct cpu_variants *v)
+{
+    v->attention_item[QUANT_F32] = attention_item_f32;
+    v->attention_item[QUANT_F16] = attention_item_f16;
+    v->attention_item[QUANT_BF16] = attention_item_bf16;
+}
+#endif

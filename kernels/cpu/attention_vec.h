@@ -1,0 +1,314 @@
+/* attention_vec: the vector form of attention.c's loop; included by attention_<isa>.c.
+ *
+ * Reader of the KV layout (writer: rope.c):
+ *   k[layer][block][kv_head][head_dim][block_size], v[layer][block][kv_head][block_size][head_dim]
+ *
+ * An item's rows go through the positions in tiles of TILE, which lie at absolute positions. Up to
+ * ROWS rows share each load of K and V. The three parts of a tile:
+ *   scores   lanes are positions: score[row][pos] adds q[row][j] * k[j][pos] for j = 0, 1, ...
+ *   softmax  per row: running maximum and sum (Milakov and Gimelshein 2018)
+ *   values   lanes are elements: out[row] adds p[row][pos] * v[pos] for pos in order
+ * In each of them a row's operations are those it would do alone: lanes and rows never mix, a
+ * position a row does not see is skipped, not multiplied by zero, and a tile of which it sees
+ * nothing is skipped whole. So results depend neither on the item nor on the block size. */
+#include "kernels/cpu/cpu.h"
+#include "kernels/cpu/vec_math.h"
+
+#include <math.h>
+#include <stddef.h>
+
+enum {
+    TILE = 64,
+    ROWS = 4,
+    CHUNKS = VEC_REGISTERS / 8, /* vectors of positions, or of elements, next to ROWS rows */
+    LANES_MIN = 8,
+};
+
+/* One row's state. Everything of it lives for one item. */
+struct row {
+    const float *q;
+    float *out;      /* the sum of p v so far, in the output's place */
+    int first, last; /* positions it sees */
+    float most, total;
+};
+
+/* One tile: where its positions' keys and values lie. */
+struct tile {
+    int start, lanes;                    /* first position; positions per chunk */
+    const char *k[TILE / LANES_MIN];     /* chunk: its position 0, element 0 */
+    const char *v[TILE / LANES_MIN];     /* chunk: its position 0 */
+};
+
+VEC_INLINE vec load_kv(enum quant_type type, const char *at, int n)
+{
+    if (type == QUANT_F32)
+        return n >= VEC ? vec_load(at) : vec_load_n(at, n);
+    if (type == QUANT_F16)
+        return n >= VEC ? vec_f16(at) : vec_f16_n(at, n);
+    return n >= VEC ? vec_bf16(at) : vec_bf16_n(at, n);
+}
+
+VEC_INLINE size_t value_bytes(enum quant_type type)
+{
+    return type == QUANT_F32 ? 4 : 2;
+}
+
+/* ---- scores ---- */
+
+VEC_INLINE void scores_block(enum quant_type type, const struct cpu_kv *kv, const struct tile *t,
+                             const struct row *rows, int n_rows, int chunk, int n_chunks,
+                             int lanes, float (*s)[TILE])
+{
+    size_t stride = (size_t)kv->o.block_size * value_bytes(type);
+    int head_dim = kv->o.head_dim;
+    vec sum[ROWS][CHUNKS];
+
+    for (int r = 0; r < n_rows; r++)
+        for (int c = 0; c < n_chunks; c++)
+            sum[r][c] = vec_zero();
+    for (int j = 0; j < head_dim; j++) {
+        vec k[CHUNKS];
+        for (int c = 0; c < n_chunks; c++)
+            k[c] = load_kv(type, t->k[chunk + c] + (size_t)j * stride, lanes);
+        for (int r = 0; r < n_rows; r++) {
+            vec q = vec_set(rows[r].q[j]);
+            for (int c = 0; c < n_chunks; c++)
+                sum[r][c] = vec_fma(q, k[c], sum[r][c]);
+        }
+    }
+    for (int r = 0; r < n_rows; r++)
+        for (int c = 0; c < n_chunks; c++)
+            vec_store_n(s[r] + (chunk + c) * lanes, sum[r][c], lanes);
+}
+
+VEC_INLINE void scores_rows(enum quant_type type, const struct cpu_kv *kv, const struct tile *t,
+                            const struct row *rows, int n_rows, int chunks, float (*s)[TILE])
+{
+    int c = 0;
+
+    if (t->lanes < VEC) { /* blocks smaller than a vector */
+        for (; c < chunks; c++)
+            scores_block(type, kv, t, rows, n_rows, c, 1, LANES_MIN, s);
+        return;
+    }
+    for (; c + CHUNKS <= chunks; c += CHUNKS)
+        scores_block(type, kv, t, rows, n_rows, c, CHUNKS, VEC, s);
+    for (; c < chunks; c++)
+        scores_block(type, kv, t, rows, n_rows, c, 1, VEC, s);
+}
+
+/* ---- softmax ---- */
+
+/* Turns a row's scores of the tile's positions from..to - 1 into exp(score - maximum), updates the
+ * row, and returns the factor that brings its older sums to the new maximum. */
+static float softmax_tile(const struct attention_args *a, struct row *row, float *s, int from,
+                          int to)
+{
+    vec scale = vec_set(a->scale), cap = vec_set(a->softcap), most = vec_set(row->most);
+    vec none = vec_set(-INFINITY), sum = vec_zero();
+    int start = from / VEC * VEC;
+
+    for (int i = start; i < to; i += VEC) {
+        vec x = vec_mul(vec_load(s + i), scale);
+        if (a->softcap > 0)
+            x = vec_mul(cap, vec_tanh(vec_div(x, cap)));
+        x = vec_between(x, none, from - i, to - i);
+        most = vec_max(x, most);
+        vec_store(s + i, x);
+    }
+    float new_most = vec_max_all(most);
+    for (int i = start; i < to; i += VEC) {
+        vec p = vec_exp(vec_sub(vec_load(s + i), vec_set(new_most)));
+        p = vec_between(p, vec_zero(), from - i, to - i);
+        sum = vec_add(sum, p);
+        vec_store(s + i, p);
+    }
+    float keep = row->most == new_most ? 1 : expf(row->most - new_most);
+    row->total = row->total * keep + vec_sum(sum);
+    row->most = new_most;
+    return keep;
+}
+
+/* ---- values ---- */
+
+/* out[d0 ..] += sum of p v over the tile's positions from..to - 1, n_vecs vectors wide, the last of
+ * `lanes` elements. */
+VEC_INLINE void values_block(enum quant_type type, const struct tile *t, struct row *rows,
+                             int n_rows, int d0, int n_vecs, int lanes, size_t row_bytes,
+                             float (*p)[TILE], int from, int to)
+{
+    vec sum[ROWS][CHUNKS];
+
+    for (int r = 0; r < n_rows; r++)
+        for (int i = 0; i < n_vecs; i++)
+            sum[r][i] = vec_load_n(rows[r].out + d0 + i * VEC, lanes);
+    for (int pos = from; pos < to;) {
+        int chunk = pos / t->lanes, end = (chunk + 1) * t->lanes;
+        const char *at = t->v[chunk] + (size_t)(pos - chunk * t->lanes) * row_bytes +
+                         (size_t)d0 * value_bytes(type);
+        for (end = end < to ? end : to; pos < end; pos++, at += row_bytes) {
+            vec v[CHUNKS];
+            for (int i = 0; i < n_vecs; i++)
+                v[i] = load_kv(type, at + (size_t)i * VEC * value_bytes(type), lanes);
+            for (int r = 0; r < n_rows; r++)
+                for (int i = 0; i < n_vecs; i++)
+                    sum[r][i] = vec_fma(vec_set(p[r][pos]), v[i], sum[r][i]);
+        }
+    }
+    for (int r = 0; r < n_rows; r++)
+        for (int i = 0; i < n_vecs; i++)
+            vec_store_n(rows[r].out + d0 + i * VEC, sum[r][i], lanes);
+}
+
+VEC_INLINE void values_rows(enum quant_type type, const struct cpu_kv *kv, const struct tile *t,
+                            struct row *rows, int n_rows, float (*p)[TILE], int from, int to)
+{
+    int d = 0, head_dim = kv->o.head_dim;
+    size_t row_bytes = (size_t)head_dim * value_bytes(type);
+
+    if (from >= to)
+        return;
+    for (; d + CHUNKS * VEC <= head_dim; d += CHUNKS * VEC)
+        values_block(type, t, rows, n_rows, d, CHUNKS, VEC, row_bytes, p, from, to);
+    for (; d + VEC <= head_dim; d += VEC)
+        values_block(type, t, rows, n_rows, d, 1, VEC, row_bytes, p, from, to);
+    if (d < head_dim)
+        values_block(type, t, rows, n_rows, d, 1, head_dim - d, row_bytes, p, from, to);
+}
+
+static void scale_row(float *out, int n, float factor)
+{
+    vec f = vec_set(factor);
+
+    for (int i = 0; i < n; i += VEC)
+        vec_store_n(out + i, vec_mul(vec_load_n(out + i, n - i), f), n - i);
+}
+
+/* ---- an item ---- */
+
+/* Chunks wholly before `lowest`, the first position any row sees, may belong to blocks that are
+ * gone: their scores are never used, so they are read from the first chunk that is there. */
+static void tile_locate(const struct cpu_attention_item *item, struct tile *t, int start, int end,
+                        int lowest)
+{
+    const struct cpu_kv *kv = item->kv;
+    size_t block_size = (size_t)kv->o.block_size, head_dim = (size_t)kv->o.head_dim;
+    size_t bytes = (size_t)kv->value_bytes;
+    size_t layer = (size_t)item->args->layer * (size_t)kv->o.n_blocks;
+
+    t->start = start;
+    t->lanes = kv->o.block_size < VEC ? kv->o.block_size : VEC;
+    for (int chunk = start, c = 0; chunk < end; chunk += t->lanes, c++) {
+        int pos = chunk + t->lanes <= lowest ? lowest / t->lanes * t->lanes : chunk;
+        size_t block = (size_t)item->seq->blocks[pos >> kv->block_shift];
+        size_t offset = (size_t)pos & (block_size - 1);
+        size_t base = ((layer + block) * (size_t)kv->o.n_kv_heads + (size_t)item->kv_head) *
+                      head_dim * block_size;
+        t->k[c] = kv->k + (base + offset) * bytes;
+        t->v[c] = kv->v + (base + offset * head_dim) * bytes;
+    }
+}
+
+/* One tile for up to ROWS rows that all see some of it. */
+VEC_INLINE void tile_rows(enum quant_type type, const struct cpu_attention_item *item,
+                          const struct tile *t, struct row *rows, int n_rows)
+{
+    float s[ROWS][TILE] __attribute__((aligned(64)));
+    int from[ROWS], to[ROWS], common_from = 0, common_to = TILE, most_to = 0;
+    const struct cpu_kv *kv = item->kv;
+
+    for (int r = 0; r < n_rows; r++) {
+        from[r] = rows[r].first > t->start ? rows[r].first - t->start : 0;
+        to[r] = rows[r].last - t->start + 1 < TILE ? rows[r].last - t->start + 1 : TILE;
+        common_from = from[r] > common_from ? from[r] : common_from;
+        common_to = to[r] < common_to ? to[r] : common_to;
+        most_to = to[r] > most_to ? to[r] : most_to;
+    }
+    scores_rows(type, kv, t, rows, n_rows, (most_to + t->lanes - 1) / t->lanes, s);
+    for (int r = 0; r < n_rows; r++) {
+        float keep = softmax_tile(item->args, &rows[r], s[r], from[r], to[r]);
+        if (keep != 1)
+            scale_row(rows[r].out, kv->o.head_dim, keep);
+    }
+    if (common_from >= common_to) {
+        for (int r = 0; r < n_rows; r++)
+            values_rows(type, kv, t, &rows[r], 1, &s[r], from[r], to[r]);
+        return;
+    }
+    for (int r = 0; r < n_rows; r++)
+        values_rows(type, kv, t, &rows[r], 1, &s[r], from[r], common_from);
+    values_rows(type, kv, t, rows, n_rows, s, common_from, common_to);
+    for (int r = 0; r < n_rows; r++)
+        values_rows(type, kv, t, &rows[r], 1, &s[r], common_to, to[r]);
+}
+
+/* The tile for a run of rows, all of which see some of it. */
+VEC_INLINE void tile_run(enum quant_type type, const struct cpu_attention_item *item,
+                         const struct tile *t, struct row *rows, int n_rows)
+{
+    for (; n_rows >= ROWS; n_rows -= ROWS, rows += ROWS)
+        tile_rows(type, item, t, rows, ROWS);
+    if (n_rows >= 2) {
+        tile_rows(type, item, t, rows, 2);
+        rows += 2;
+        n_rows -= 2;
+    }
+    if (n_rows)
+        tile_rows(type, item, t, rows, 1);
+}
+
+static void rows_begin(const struct cpu_attention_item *item, struct row *rows)
+{
+    const struct attention_args *a = item->args;
+    const struct attention_seq *seq = item->seq;
+    int head_dim = item->kv->o.head_dim, group = a->n_heads / item->kv->o.n_kv_heads;
+
+    for (int i = item->row0; i < item->row1; i++) {
+        struct row *row = &rows[i - item->row0];
+        size_t at = ((size_t)(seq->q_start + i / group) * (size_t)a->n_heads +
+                     (size_t)(item->kv_head * group + i % group)) * (size_t)head_dim;
+        int last = seq->kv_len - seq->q_len + i / group;
+        int first = a->window > 0 && last >= a->window ? last - a->window + 1 : 0;
+        *row = (struct row){a->q + at, a->out + at, first, last, -INFINITY, 0};
+        for (int j = 0; j < head_dim; j++)
+            row->out[j] = 0;
+    }
+}
+
+/* Rows are in order of their query, so first and last never decrease: the rows that see a tile are
+ * a run. */
+VEC_INLINE void attention_item(enum quant_type type, const struct cpu_attention_item *item)
+{
+    struct row rows[CPU_ATTENTION_ROWS];
+    int n = item->row1 - item->row0, begin = 0, seen = 0;
+    struct tile t;
+
+    rows_begin(item, rows);
+    int end = rows[n - 1].last + 1;
+    for (int start = rows[0].first / TILE * TILE; start < end; start += TILE) {
+        int tile_end = start + TILE < end ? start + TILE : end;
+        while (begin < n && rows[begin].last < start)
+            begin++;
+        for (seen = begin; seen < n && rows[seen].first < tile_end;)
+            seen++;
+        tile_locate(item, &t, start, tile_end, rows[begin].first);
+        tile_run(type, item, &t, rows + begin, seen - begin);
+    }
+    for (int i = 0; i < n; i++)
+        scale_row(rows[i].out, item->kv->o.head_dim, 1 / rows[i].total);
+}
+
+static void attention_item_f32(const struct cpu_attention_item *item)
+{
+    attention_item(QUANT_F32, item);
+}
+
+static void attention_item_f16(const struct cpu_attention_item *item)
+{
+    attention_item(QUANT_F16, item);
+}
+
+static void attention_item_bf16(const struct cpu_attention_item *item)
+{
+    attention_item(QUANT_BF16, item);
+}

@@ -1,0 +1,116 @@
+/* linear_avx512: matrix times vectors with AVX-512; linear_vec.h and linear_quant_vec.h hold the
+ * loops. Without VNNI the quantized formats keep their AVX2 variant: the byte products AVX-512BW
+ * has saturate. Pool threads run it; it keeps no state. Empty when built without the instructions. */
+#if defined(__AVX512F__)
+#include "kernels/cpu/vec_avx512.h"
+
+#include "kernels/cpu/linear_vec.h"
+
+typedef __m512i ivec;
+
+VEC_INLINE ivec ivec_load(const void *at)
+{
+    return _mm512_loadu_si512(at);
+}
+
+VEC_INLINE void ivec_store(void *at, ivec x)
+{
+    _mm512_storeu_si512(at, x);
+}
+
+/* Round to int8 (|x| <= 127), store, and return the sum. */
+VEC_INLINE int32_t ivec_store_int8(int8_t *at, vec x)
+{
+    __m512i i = _mm512_cvtps_epi32(x);
+    _mm_storeu_si128((__m128i *)at, _mm512_cvtepi32_epi8(i));
+    return _mm512_reduce_add_epi32(i);
+}
+
+/* 16 bytes at `offset` of each of 16 rows, as 4 vectors of one dword per row. */
+VEC_INLINE void transpose_16(const char *const rows[VEC], size_t offset, ivec out[4])
+{
+    ivec a[4];
+
+    for (int i = 0; i < 4; i++) { /* 128-bit lane l of a[i] is row 4 l + i */
+        a[i] = _mm512_castsi128_si512(_mm_loadu_si128((const void *)(rows[i] + offset)));
+        a[i] = _mm512_mask_broadcast_i32x4(
+            a[i], 0x00f0, _mm_loadu_si128((const void *)(rows[4 + i] + offset)));
+        a[i] = _mm512_mask_broadcast_i32x4(
+            a[i], 0x0f00, _mm_loadu_si128((const void *)(rows[8 + i] + offset)));
+        a[i] = _mm512_mask_broadcast_i32x4(
+            a[i], 0xf000, _mm_loadu_si128((const void *)(rows[12 + i] + offset)));
+    }
+    ivec low01 = _mm512_unpacklo_epi32(a[0], a[1]), high01 = _mm512_unpackhi_epi32(a[0], a[1]);
+    ivec low23 = _mm512_unpacklo_epi32(a[2], a[3]), high23 = _mm512_unpackhi_epi32(a[2], a[3]);
+    out[0] = _mm512_unpacklo_epi64(low01, low23);
+    out[1] = _mm512_unpackhi_epi64(low01, low23);
+    out[2] = _mm512_unpacklo_epi64(high01, high23);
+    out[3] = _mm512_unpackhi_epi64(high01, high23);
+}
+
+/* The float16 scales at `offset` of 16 rows, each read with the two bytes that follow it. */
+VEC_INLINE vec load_scales(const char *const rows[VEC], size_t offset)
+{
+    ivec even = _mm512_setzero_si512(), odd = even;
+
+    for (int r = 0; r < VEC; r += 2) {
+        even = _mm512_mask_broadcastd_epi32(even, (__mmask16)(1 << r),
+                                            _mm_loadu_si32(rows[r] + offset));
+        odd = _mm512_mask_broadcastd_epi32(odd, (__mmask16)(2 << r),
+                                           _mm_loadu_si32(rows[r + 1] + offset));
+    }
+    return _mm512_cvtph_ps(_mm512_cvtepi32_epi16(_mm512_or_si512(even, odd)));
+}
+
+/* Q8_0 weights get 128 added, so that they are the unsigned operand. */
+VEC_INLINE void block_load(enum quant_type type, const char *const rows[VEC], size_t offset,
+                           ivec w[8], vec *d)
+{
+    *d = load_scales(rows, offset);
+    transpose_16(rows, offset + 2, w);
+    if (type == QUANT_Q8_0) {
+        transpose_16(rows, offset + 18, w + 4);
+        for (int k = 0; k < 8; k++)
+            w[k] = _mm512_xor_si512(w[k], _mm512_set1_epi8((char)0x80));
+        return;
+    }
+    for (int k = 0; k < 4; k++) { /* byte i: value i low, value i + 16 high */
+        const ivec nibble = _mm512_set1_epi8(15);
+        w[4 + k] = _mm512_and_si512(_mm512_srli_epi16(w[k], 4), nibble);
+        w[k] = _mm512_and_si512(w[k], nibble);
+    }
+}
+
+VEC_INLINE ivec dot_start(enum quant_type type, int32_t sum)
+{
+    return _mm512_set1_epi32(-sum * (type == QUANT_Q8_0 ? 128 : 8));
+}
+
+VEC_INLINE ivec dot_step(enum quant_type type, ivec acc, ivec w, const int8_t *q)
+{
+    int32_t four;
+
+    (void)type;
+    memcpy(&four, q, sizeof four);
+    return _mm512_dpbusd_epi32(acc, w, _mm512_set1_epi32(four));
+}
+
+VEC_INLINE vec dot_float(ivec acc)
+{
+    return _mm512_cvtepi32_ps(acc);
+}
+
+#include "kernels/cpu/linear_quant_vec.h"
+
+void linear_avx512(struct cpu_variants *v, const struct cpu_features *f)
+{
+    v->linear_rows[QUANT_F32] = linear_f32;
+    v->linear_rows[QUANT_F16] = linear_f16;
+    v->linear_rows[QUANT_BF16] = linear_bf16;
+    v->quantize_row = quantize_row;
+    if (!f->vnni)
+        return;
+    v->linear_rows[QUANT_Q8_0] = linear_q8_0;
+    v->linear_rows[QUANT_Q4_0] = linear_q4_0;
+}
+#endif

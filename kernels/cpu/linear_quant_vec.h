@@ -1,0 +1,263 @@
+/* linear_quant_vec: Q8_0 and Q4_0 of linear.c in vectors; included by linear_<isa>.c, which defines
+ * the integer vector `ivec` of VEC int32 and the few operations named below.
+ *
+ * Lanes are rows: a block of 32 columns of VEC rows is transposed so that ivec k holds the columns
+ * 4k .. 4k + 3 of every row, and its product with four activations, broadcast, adds to VEC int32
+ * sums at once. Per output and block: sum = fma(d_w * d_x, the exact integer sum, sum), blocks in
+ * order. The stream path transposes in registers, the panel path once into scratch memory; both do
+ * these same operations, so an output does not depend on the path or its neighbours.
+ *
+ * Panel, in scratch memory: [sub-panel][block]{ivec w[8], vec d_w}; waiting sums between blocks of
+ * columns: vec [token][sub-panel].
+ *
+ *   block_load(type, rows, offset, w, d)  transpose one block of VEC rows; Q4_0's w are 0 .. 15
+ *   dot_start(type, sum_of_q)             what undoes the offset block_load adds to the weights
+ *   dot_step(type, acc, w, q)             acc + the four products of w and the 4 int8 at q
+ *   dot_float(acc)                        int32 to float */
+#include <math.h>
+
+enum {
+    BLOCK = 32,
+    DOTS = BLOCK / 4,
+    SUBPANELS = VEC_REGISTERS == 32 ? 2 : 4, /* ROWS_PANEL rows */
+    SUB_AT_ONCE = VEC_REGISTERS == 32 ? 2 : 1,
+    QUANT_TOKENS_TILE = VEC_REGISTERS == 32 ? 6 : 4,
+    QUANT_COLS_BLOCKS = 96,
+    QUANT_TOKENS_CHUNK = 768,
+    QUANT_TOKENS_PANEL = 8,
+    PANEL_BLOCK = (DOTS + 1) * VEC * 4, /* bytes */
+};
+
+_Static_assert(SUBPANELS * VEC == ROWS_PANEL, "sub-panels fill a panel");
+_Static_assert(SUBPANELS * QUANT_COLS_BLOCKS * PANEL_BLOCK +
+                       QUANT_TOKENS_CHUNK * SUBPANELS * VEC * 4 <= CPU_SCRATCH,
+               "a panel and its waiting sums fit a thread's scratch memory");
+
+/* The inputs from t on, at column block b0. */
+struct quant_inputs {
+    const int8_t *q;
+    const float *d;
+    const int32_t *sums;
+    int64_t cols, blocks; /* of a whole input: the strides */
+};
+
+static struct quant_inputs inputs_at(const struct cpu_linear_slice *s, int64_t t, int64_t b0)
+{
+    int64_t cols = s->job->w->cols, blocks = cols / BLOCK;
+
+    return (struct quant_inputs){s->xq->q + t * cols + b0 * BLOCK, s->xq->d + t * blocks + b0,
+                                 s->xq->sums + t * blocks + b0, cols, blocks};
+}
+
+/* out[t][row ..] (+)= sums + bias for the VEC rows from `row` on that exist */
+VEC_INLINE void finish_lanes(const struct cpu_linear_slice *s, int64_t row, int64_t t, vec sum)
+{
+    int n = s->row1 - row < VEC ? (int)(s->row1 - row) : VEC;
+    float *out = s->job->out + t * s->job->w->rows + row;
+
+    if (s->job->bias)
+        sum = vec_add(sum, vec_load_n(s->job->bias + row, n));
+    if (s->add)
+        sum = vec_add(vec_load_n(out, n), sum);
+    vec_store_n(out, sum, n);
+}
+
+/* The last existing row stands in for those that do not exist. */
+static void rows_locate(const struct cpu_linear_slice *s, int64_t row, const char *rows[VEC])
+{
+    const struct matrix *m = s->job->w;
+    size_t bytes = quant_row_bytes(m->type, (size_t)m->cols);
+
+    for (int r = 0; r < VEC; r++) {
+        int64_t at = row + r < s->row1 ? row + r : s->row1 - 1;
+        rows[r] = (const char *)m->data + (size_t)at * bytes;
+    }
+}
+
+VEC_INLINE size_t block_bytes(enum quant_type type)
+{
+    return type == QUANT_Q8_0 ? 34 : 18;
+}
+
+/* ---- few inputs ---- */
+
+VEC_INLINE void quant_stream_tile(enum quant_type type, const struct cpu_linear_slice *s,
+                                  int64_t row, int64_t t, int n_tokens)
+{
+    struct quant_inputs x = inputs_at(s, t, 0);
+    const char *rows[VEC];
+    vec sum[4];
+
+    rows_locate(s, row, rows);
+    for (int i = 0; i < n_tokens; i++)
+        sum[i] = vec_zero();
+    for (int64_t b = 0; b < x.blocks; b++) {
+        ivec w[DOTS];
+        vec d;
+        block_load(type, rows, (size_t)b * block_bytes(type), w, &d);
+        for (int i = 0; i < n_tokens; i++) {
+            const int8_t *q = x.q + i * x.cols + b * BLOCK;
+            ivec acc = dot_start(type, x.sums[i * x.blocks + b]);
+            for (int k = 0; k < DOTS; k++)
+                acc = dot_step(type, acc, w[k], q + 4 * k);
+            vec scale = vec_mul(d, vec_set(x.d[i * x.blocks + b]));
+            sum[i] = vec_fma(scale, dot_float(acc), sum[i]);
+        }
+    }
+    for (int i = 0; i < n_tokens; i++)
+        finish_lanes(s, row, t + i, sum[i]);
+}
+
+VEC_INLINE void quant_stream(enum quant_type type, const struct cpu_linear_slice *s)
+{
+    for (int64_t row = s->row0; row < s->row1; row += VEC) {
+        int t = 0;
+        for (; t + 4 <= s->n; t += 4)
+            quant_stream_tile(type, s, row, t, 4);
+        if (t + 2 <= s->n) {
+            quant_stream_tile(type, s, row, t, 2);
+            t += 2;
+        }
+        if (t < s->n)
+            quant_stream_tile(type, s, row, t, 1);
+    }
+}
+
+/* ---- many inputs ---- */
+
+VEC_INLINE void quant_pack(enum quant_type type, const struct cpu_linear_slice *s, int64_t row,
+                           int64_t b0, int64_t blocks, char *panel)
+{
+    for (int p = 0; p < SUBPANELS; p++) {
+        const char *rows[VEC];
+        rows_locate(s, row + p * VEC, rows);
+        for (int64_t b = 0; b < blocks; b++, panel += PANEL_BLOCK) {
+            ivec w[DOTS];
+            vec d;
+            block_load(type, rows, (size_t)(b0 + b) * block_bytes(type), w, &d);
+            for (int k = 0; k < DOTS; k++)
+                ivec_store(panel + k * VEC * 4, w[k]);
+            vec_store((float *)(panel + DOTS * VEC * 4), d);
+        }
+    }
+}
+
+/* SUB_AT_ONCE sub-panels for n_tokens inputs. sums: vec [n_tokens][SUBPANELS], carried from one
+ * block of columns to the next. */
+VEC_INLINE void quant_multiply(enum quant_type type, const char *panel, int64_t blocks,
+                               const struct quant_inputs *x, int n_tokens, float *sums)
+{
+    vec sum[SUB_AT_ONCE][QUANT_TOKENS_TILE];
+    const size_t sub = (size_t)blocks * PANEL_BLOCK;
+
+    for (int p = 0; p < SUB_AT_ONCE; p++)
+        for (int i = 0; i < n_tokens; i++)
+            sum[p][i] = vec_load(sums + (i * SUBPANELS + p) * VEC);
+    for (int64_t b = 0; b < blocks; b++, panel += PANEL_BLOCK) {
+        ivec acc[SUB_AT_ONCE][QUANT_TOKENS_TILE];
+        for (int i = 0; i < n_tokens; i++)
+            for (int p = 0; p < SUB_AT_ONCE; p++)
+                acc[p][i] = dot_start(type, x->sums[i * x->blocks + b]);
+        for (int k = 0; k < DOTS; k++) {
+            ivec w[SUB_AT_ONCE];
+            for (int p = 0; p < SUB_AT_ONCE; p++)
+                w[p] = ivec_load(panel + (size_t)p * sub + (size_t)k * VEC * 4);
+            for (int i = 0; i < n_tokens; i++)
+                for (int p = 0; p < SUB_AT_ONCE; p++)
+                    acc[p][i] = dot_step(type, acc[p][i], w[p],
+                                         x->q + i * x->cols + b * BLOCK + 4 * k);
+        }
+        for (int p = 0; p < SUB_AT_ONCE; p++) {
+            vec d = vec_load(panel + (size_t)p * sub + DOTS * VEC * 4);
+            for (int i = 0; i < n_tokens; i++)
+                sum[p][i] = vec_fma(vec_mul(d, vec_set(x->d[i * x->blocks + b])),
+                                    dot_float(acc[p][i]), sum[p][i]);
+        }
+    }
+    for (int p = 0; p < SUB_AT_ONCE; p++)
+        for (int i = 0; i < n_tokens; i++)
+            vec_store(sums + (i * SUBPANELS + p) * VEC, sum[p][i]);
+}
+
+VEC_INLINE void quant_panel_tiles(enum quant_type type, const struct cpu_linear_slice *s,
+                                  const char *panel, int64_t b0, int64_t blocks, int64_t t0,
+                                  int64_t n, float *sums)
+{
+    for (int p = 0; p < SUBPANELS; p += SUB_AT_ONCE) {
+        const char *part = panel + (size_t)(p * blocks) * PANEL_BLOCK;
+        int64_t t = 0;
+        for (; t + QUANT_TOKENS_TILE <= n; t += QUANT_TOKENS_TILE) {
+            struct quant_inputs x = inputs_at(s, t0 + t, b0);
+            quant_multiply(type, part, blocks, &x, QUANT_TOKENS_TILE,
+                           sums + (t * SUBPANELS + p) * VEC);
+        }
+        for (; t + 2 <= n; t += 2) {
+            struct quant_inputs x = inputs_at(s, t0 + t, b0);
+            quant_multiply(type, part, blocks, &x, 2, sums + (t * SUBPANELS + p) * VEC);
+        }
+        if (t < n) {
+            struct quant_inputs x = inputs_at(s, t0 + t, b0);
+            quant_multiply(type, part, blocks, &x, 1, sums + (t * SUBPANELS + p) * VEC);
+        }
+    }
+}
+
+VEC_INLINE void quant_panel(enum quant_type type, const struct cpu_linear_slice *s, int64_t row,
+                            int64_t t0, int64_t n)
+{
+    int64_t blocks = s->job->w->cols / BLOCK;
+    char *panel = s->scratch;
+    float *sums = (float *)(panel + SUBPANELS * QUANT_COLS_BLOCKS * PANEL_BLOCK);
+
+    memset(sums, 0, (size_t)n * SUBPANELS * VEC * sizeof *sums);
+    for (int64_t b0 = 0; b0 < blocks; b0 += QUANT_COLS_BLOCKS) {
+        int64_t count = blocks - b0 < QUANT_COLS_BLOCKS ? blocks - b0 : QUANT_COLS_BLOCKS;
+        quant_pack(type, s, row, b0, count, panel);
+        quant_panel_tiles(type, s, panel, b0, count, t0, n, sums);
+    }
+    for (int64_t t = 0; t < n; t++)
+        for (int p = 0; p < SUBPANELS && row + p * VEC < s->row1; p++)
+            finish_lanes(s, row + p * VEC, t0 + t, vec_load(sums + (t * SUBPANELS + p) * VEC));
+}
+
+VEC_INLINE void quant_rows(enum quant_type type, const struct cpu_linear_slice *s)
+{
+    if (s->n < QUANT_TOKENS_PANEL) {
+        quant_stream(type, s);
+        return;
+    }
+    for (int64_t row = s->row0; row < s->row1; row += ROWS_PANEL)
+        for (int64_t t = 0; t < s->n; t += QUANT_TOKENS_CHUNK)
+            quant_panel(type, s, row, t,
+                        s->n - t < QUANT_TOKENS_CHUNK ? s->n - t : QUANT_TOKENS_CHUNK);
+}
+
+static void linear_q8_0(const struct cpu_linear_slice *s)
+{
+    quant_rows(QUANT_Q8_0, s);
+}
+
+static void linear_q4_0(const struct cpu_linear_slice *s)
+{
+    quant_rows(QUANT_Q4_0, s);
+}
+
+/* d = greatest magnitude / 127 and q = round(x / d) per block; a NaN or infinity makes d NaN. */
+static void quantize_row(const float *in, int64_t cols, int8_t *q, float *d, int32_t *sums)
+{
+    for (int64_t b = 0; b < cols / BLOCK; b++, in += BLOCK, q += BLOCK) {
+        vec most = vec_zero(), poison = vec_zero();
+        for (int i = 0; i < BLOCK; i += VEC) {
+            vec x = vec_load(in + i);
+            most = vec_max(vec_abs(x), most);
+            poison = vec_add(poison, vec_sub(x, x));
+        }
+        float greatest = vec_max_all(most);
+        vec inverse = vec_set(greatest > 0x1p-120f ? 127 / greatest : 0);
+        d[b] = greatest / 127 + vec_sum(poison);
+        int32_t sum = 0;
+        for (int i = 0; i < BLOCK; i += VEC)
+            sum += ivec_store_int8(q + i, vec_mul(vec_load(in + i), inverse));
+        sums[b] = sum;
+    }
+}

@@ -1,0 +1,59 @@
+/* check: what the files of tests/kernels share: random numbers, guarded buffers, devices, counting.
+ *
+ * A case is one op at one shape, format and level; check_case names it, check_expect may fail it.
+ * One thread. Output buffers come poisoned with NaN and with guard values on both sides. */
+#ifndef SIROCCO_TESTS_KERNELS_CHECK_H
+#define SIROCCO_TESTS_KERNELS_CHECK_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "kernels/kernels.h"
+
+enum { CHECK_LEVELS = 3, CHECK_THREADS_MAX = 3, CHECK_N_MAX = 256, CHECK_COLS_MAX = 8192 };
+extern const char *const check_level_names[CHECK_LEVELS]; /* base, avx2, avx512 */
+
+/* random numbers: one seeded sequence per case, so that a case fails alone as it fails in the run */
+uint32_t check_random(void);
+int check_int(int low, int high); /* inclusive */
+float check_uniform(float low, float high);
+float check_normal(void);
+void check_fill(float *x, size_t n); /* normal */
+
+void check_case(const char *format, ...) __attribute__((format(printf, 1, 2)));
+/* Record a failure of the current case when ok is false; at most a few lines per case are shown. */
+bool check_expect(bool ok, const char *format, ...) __attribute__((format(printf, 2, 3)));
+void check_skip(const char *format, ...) __attribute__((format(printf, 1, 2)));
+
+/* Buffers of the current case: freed at the next check_case, after their guards were compared. */
+float *check_floats(size_t n); /* poisoned */
+void *check_bytes(size_t n);   /* poisoned with 0xff */
+float *check_normals(size_t n);
+
+/* A device of the level with so many threads, kept open; NULL when the machine lacks the level.
+ * reserve was called with CHECK_N_MAX and CHECK_COLS_MAX. */
+struct device *check_device(int level, int n_threads);
+struct device *check_device_new(int level, int n_threads); /* the caller closes it */
+
+/* A random matrix of the type; *decoded (if not NULL) gets its values. Both live for the case. */
+struct matrix check_matrix(enum quant_type type, int64_t rows, int64_t cols, float scale,
+                           float **decoded);
+
+bool check_same(const float *a, const float *b, size_t n, const char *what); /* bit by bit */
+
+void check_quant(void);
+void check_pool(void);
+void check_device_rules(void);
+void check_embed(void);
+void check_norm(void);
+void check_linear(void);
+void check_rope(void);
+void check_attention(void);
+void check_act(void);
+void check_moe(void);
+void check_gather(void);
+void check_pick(void);
+void check_bench(void);
+
+#endif

@@ -1,0 +1,221 @@
+/* check_attention: ragged batches over a shuffled block table against double.
+ *
+ * The reference uses the KV values as stored (encoded and decoded). Bound per output: with S the
+ * greatest sum over j of |q_j k_j| * scale a row sees, a score is off by at most e =
+ * (head_dim + 4) * 2^-24 * S (times 2 with a softcap), a weight relatively by 2 e + 16 * 2^-24, so
+ * the output by that plus the sums' own rounding times the greatest |v|. Batch invariance
+ * (sequences alone, query by query, other thread counts, other block sizes) is bit by bit. */
+#include "tests/kernels/check.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { SEQS_MAX = 4, BLOCKS_MAX = 128, LAYERS = 2 };
+
+struct setup {
+    int level, head_dim, n_kv, group, block_size, window;
+    float softcap;
+    enum quant_type type;
+    int n_seqs, kv_len[SEQS_MAX], q_len[SEQS_MAX];
+
+    /* made from the above */
+    int n_queries;
+    float *keys[SEQS_MAX], *values[SEQS_MAX]; /* [kv_len][n_kv][head_dim], as stored */
+    float *q, *out;                           /* [n_queries][heads][head_dim] */
+    int32_t blocks[SEQS_MAX][BLOCKS_MAX];
+};
+
+static int heads(const struct setup *s)
+{
+    return s->n_kv * s->group;
+}
+
+/* A device with the sequences' keys and values stored through rope_store without rotation. The
+ * blocks of a sequence lie anywhere; block 0 stays poisoned, and entries before every query's
+ * window point nowhere. */
+static struct device *store(struct setup *s, int n_threads, int block_size)
+{
+    const struct kernels *k = kernels_cpu();
+    struct device *d = check_device_new(s->level, n_threads);
+    int next = 1, width = s->n_kv * s->head_dim;
+    struct kv_options kv = {LAYERS, s->n_kv, s->head_dim, 200, block_size, s->type};
+    float *q = calloc((size_t)(heads(s) * s->head_dim), sizeof *q);
+    float *key = calloc((size_t)width, sizeof *key);
+    float *bad = calloc((size_t)width, sizeof *bad);
+
+    check_expect(k->kv_open(d, &kv) == 0, "opens: %s", k->device_error(d));
+    for (int i = 0; i < width; i++)
+        bad[i] = NAN;
+    for (int i = 0; i < block_size; i++) {
+        int64_t slot = i;
+        struct rope_store_args a = {q, bad, bad, NULL, &slot, 1, heads(s), 0, 1, false};
+        check_expect(k->rope_store(d, &a) == 0, "poisons");
+    }
+    for (int i = 0; i < s->n_seqs; i++) {
+        int n_blocks = (s->kv_len[i] + block_size - 1) / block_size;
+        for (int b = n_blocks - 1; b >= 0; b--)
+            s->blocks[i][b] = (next++ * 37) % 199 + 1;
+        for (int p = 0; p < s->kv_len[i]; p++) {
+            int64_t slot = (int64_t)s->blocks[i][p / block_size] * block_size + p % block_size;
+            memcpy(key, s->keys[i] + (size_t)(p * width), (size_t)width * sizeof *key);
+            struct rope_store_args a = {q,     key, s->values[i] + (size_t)(p * width), NULL,
+                                        &slot, 1,   heads(s), 0, 1, false};
+            k->rope_store(d, &a);
+        }
+        int first = s->kv_len[i] - s->q_len[i] - s->window + 1;
+        for (int b = 0; s->window > 0 && (b + 1) * block_size <= first; b++)
+            s->blocks[i][b] = b % 2 ? 0 : -123456789;
+    }
+    free(q);
+    free(key);
+    free(bad);
+    return d;
+}
+
+static void as_stored(enum quant_type type, float *x, size_t n)
+{
+    uint16_t h;
+
+    for (size_t i = 0; i < n && type != QUANT_F32; i++) {
+        quant_encode(type, x + i, &h, 1);
+        quant_formats[type].decode(&h, x + i, 1);
+    }
+}
+
+static void prepare(struct setup *s)
+{
+    s->n_queries = 0;
+    for (int i = 0; i < s->n_seqs; i++) {
+        size_t size = (size_t)(s->kv_len[i] * s->n_kv * s->head_dim);
+        s->keys[i] = check_normals(size);
+        s->values[i] = check_normals(size);
+        as_stored(s->type, s->keys[i], size);
+        as_stored(s->type, s->values[i], size);
+        s->n_queries += s->q_len[i];
+    }
+    size_t size = (size_t)(s->n_queries * heads(s) * s->head_dim);
+    s->q = check_normals(size);
+    s->out = check_floats(size);
+}
+
+static float scale_of(const struct setup *s)
+{
+    return 1.5f / sqrtf((float)s->head_dim);
+}
+
+static void run(struct setup *s, struct device *d, float *out, const struct attention_seq *seqs,
+                int n_seqs)
+{
+    struct attention_args a = {out, s->q, seqs, n_seqs, heads(s), 1, s->window, scale_of(s),
+                               s->softcap};
+    check_expect(kernels_cpu()->attention(d, &a) == 0, "runs: %s", kernels_cpu()->device_error(d));
+}
+
+static void compare_row(const struct setup *s, int seq, int pos, int head, const float *q,
+                        const float *out)
+{
+    int first = s->window > 0 && pos >= s->window ? pos - s->window + 1 : 0, kv_head = head / s->group;
+    double scores[1024], most = -INFINITY, total = 0, greatest = 0, value = 0;
+
+    for (int p = first; p <= pos; p++) {
+        const float *key = s->keys[seq] + (size_t)((p * s->n_kv + kv_head) * s->head_dim);
+        double sum = 0, magnitude = 0;
+        for (int j = 0; j < s->head_dim; j++) {
+            sum += (double)q[j] * key[j];
+            magnitude += fabs((double)q[j] * key[j]);
+        }
+        sum *= scale_of(s);
+        scores[p - first] = s->softcap > 0 ? s->softcap * tanh(sum / s->softcap) : sum;
+        most = fmax(most, scores[p - first]);
+        greatest = fmax(greatest, magnitude * scale_of(s));
+    }
+    for (int p = first; p <= pos; p++)
+        total += exp(scores[p - first] - most);
+    for (int j = 0; j < s->head_dim; j++) {
+        double y = 0;
+        value = 0;
+        for (int p = first; p <= pos; p++) {
+            double v = s->values[seq][(size_t)((p * s->n_kv + kv_head) * s->head_dim + j)];
+            y += exp(scores[p - first] - most) / total * v;
+            value = fmax(value, fabs(v));
+        }
+        double e = (s->head_dim + 4) * 0x1p-24 * greatest * (s->softcap > 0 ? 2 : 1);
+        double bound = value * (2 * e + (pos - first + 32) * 0x1p-24);
+        if (!check_expect(fabs(out[j] - y) <= bound, "seq %d pos %d head %d [%d]: %.9g, not %.9g +- %.2g",
+                          seq, pos, head, j, (double)out[j], y, bound))
+            return;
+    }
+}
+
+static void compare(const struct setup *s)
+{
+    for (int i = 0, at = 0; i < s->n_seqs; at += s->q_len[i++])
+        for (int t = 0; t < s->q_len[i]; t++)
+            for (int h = 0; h < heads(s); h++) {
+                size_t row = (size_t)(((at + t) * heads(s) + h) * s->head_dim);
+                compare_row(s, i, s->kv_len[i] - s->q_len[i] + t, h, s->q + row, s->out + row);
+            }
+}
+
+/* Query by query, in another order, on another number of threads and with another block size. */
+static void one_by_one(struct setup *s, int n_threads, int block_size, const char *what)
+{
+    struct device *d = store(s, n_threads, block_size);
+    size_t size = (size_t)(s->n_queries * heads(s) * s->head_dim);
+    float *out = check_floats(size);
+
+    for (int i = s->n_seqs - 1, at = s->n_queries; i >= 0; i--) {
+        at -= s->q_len[i];
+        for (int t = 0; t < s->q_len[i]; t++) {
+            struct attention_seq seq = {at + t, 1, s->kv_len[i] - s->q_len[i] + t + 1,
+                                        s->blocks[i]};
+            run(s, d, out, &seq, 1);
+        }
+    }
+    check_same(out, s->out, size, what);
+    kernels_cpu()->close(d);
+}
+
+static void one(struct setup *s)
+{
+    struct attention_seq seqs[SEQS_MAX];
+
+    check_case("attention %s %s head_dim %d heads %d/%d block %d window %d softcap %g seqs %d (%d/%d)",
+               check_level_names[s->level], quant_formats[s->type].name, s->head_dim, heads(s),
+               s->n_kv, s->block_size, s->window, (double)s->softcap, s->n_seqs, s->q_len[0],
+               s->kv_len[0]);
+    prepare(s);
+    struct device *d = store(s, 2, s->block_size);
+    for (int i = 0, at = 0; i < s->n_seqs; at += s->q_len[i++])
+        seqs[i] = (struct attention_seq){at, s->q_len[i], s->kv_len[i], s->blocks[i]};
+    run(s, d, s->out, seqs, s->n_seqs);
+    kernels_cpu()->close(d);
+    compare(s);
+    one_by_one(s, 1, s->block_size, "query by query");
+    one_by_one(s, 3, s->block_size == 8 ? 64 : 8, "other block size");
+}
+
+void check_attention(void)
+{
+    static const int dims[] = {16, 32, 48, 64, 80, 96, 128, 256, 20};
+    static const int groups[] = {1, 2, 3, 4, 8, 5, 7, 1, 6};
+
+    for (int level = 0; level < CHECK_LEVELS; level++)
+        for (int i = 0; check_device(level, 1) && i < 27; i++) {
+            struct setup s = {
+                .level = level,
+                .head_dim = dims[i % 9],
+                .n_kv = 1 + i % 3,
+                .group = groups[(i + i / 9) % 9],
+                .block_size = 8 << i % 4,
+                .window = i % 4 == 1 ? 24 : i % 4 == 3 ? 70 : 0,
+                .softcap = i % 5 == 2 ? 20 : 0,
+                .type = (enum quant_type)(i % 3),
+                .n_seqs = 1 + i % SEQS_MAX,
+                .kv_len = {37 + i * 7, 1, 130, 65},
+                .q_len = {i % 2 ? 37 : 1, 1, 70, 2},
+            };
+            one(&s);
+        }
+}

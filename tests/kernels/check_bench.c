@@ -1,0 +1,2 @@
+void check_bench(void);
+void check_bench(void) {}

@@ -1,0 +1,171 @@
+/* check_linear: matrix times vectors in every format at every level.
+ *
+ * Reference: decoded weights in double. Bound for float activations: (cols / 8 + 16) * 2^-24 of
+ * sum |w x| + |bias| + |out|, the worst case of a sum in 8 or more lanes. Where activations are
+ * quantized, each may be off by half a step of its block: 0.51 / 127 of the block's greatest
+ * magnitude times |w|, summed, on top. Batch invariance is compared bit by bit. */
+#include "tests/kernels/check.h"
+
+#include <math.h>
+#include <string.h>
+
+struct shape {
+    int rows, cols, n;
+};
+
+static double bound_of(const float *w, const float *x, int cols, bool quantized, double extra)
+{
+    double sum = extra, steps = 0;
+
+    for (int c0 = 0; c0 < cols; c0 += 32) {
+        double most = 0, weights = 0;
+        for (int c = c0; c < cols && c < c0 + 32; c++) {
+            sum += fabs((double)w[c] * x[c]);
+            weights += fabs((double)w[c]);
+            most = fmax(most, fabs((double)x[c]));
+        }
+        steps += most * weights * 0.51 / 127;
+    }
+    return 0x1p-24 * (cols / 8 + 16) * sum + (quantized ? steps : 0);
+}
+
+static void compare(const struct shape *s, const float *w, const float *x, const float *bias,
+                    const float *before, const float *out, bool quantized)
+{
+    for (int t = 0; t < s->n; t++)
+        for (int r = 0; r < s->rows; r++) {
+            const float *row = w + (size_t)r * (size_t)s->cols;
+            const float *in = x + (size_t)t * (size_t)s->cols;
+            size_t at = (size_t)t * (size_t)s->rows + (size_t)r;
+            double y = 0, extra = 0;
+            for (int c = 0; c < s->cols; c++)
+                y += (double)row[c] * in[c];
+            if (bias) {
+                y += bias[r];
+                extra += fabs((double)bias[r]);
+            }
+            if (before) {
+                y += before[at];
+                extra += fabs((double)before[at]);
+            }
+            double bound = bound_of(row, in, s->cols, quantized, extra + fabs(y));
+            if (!check_expect(fabs(out[at] - y) <= bound, "[%d][%d] is %.9g, not %.9g +- %.2g", t,
+                              r, (double)out[at], y, bound))
+                return;
+        }
+}
+
+/* The same rows in chunks of `step` inputs on another number of threads. */
+static void again(int level, const struct linear_args *whole, int step, int n_threads,
+                  const float *before)
+{
+    const struct matrix *w = whole->jobs[0].w;
+    size_t size = (size_t)w->rows * (size_t)whole->n;
+    float *out = check_floats(size);
+
+    if (before)
+        memcpy(out, before, size * sizeof *out);
+    for (int t = 0; t < whole->n; t += step) {
+        struct linear_args a = *whole;
+        a.in += (size_t)t * (size_t)w->cols;
+        a.n = whole->n - t < step ? whole->n - t : step;
+        a.jobs[0].out = out + (size_t)t * (size_t)w->rows;
+        check_expect(kernels_cpu()->linear(check_device(level, n_threads), &a) == 0, "runs");
+    }
+    check_same(out, whole->jobs[0].out, size, step == 1 ? "one by one" : "in chunks");
+}
+
+static void one(int level, enum quant_type type, struct shape s, bool bias, bool add)
+{
+    bool quantized = level > 0 && quant_formats[type].block == 32;
+    size_t size = (size_t)s.rows * (size_t)s.n;
+    float *w;
+
+    check_case("linear %s %s rows %d cols %d n %d%s%s", check_level_names[level],
+               quant_formats[type].name, s.rows, s.cols, s.n, bias ? " bias" : "",
+               add ? " add" : "");
+    struct matrix m = check_matrix(type, s.rows, s.cols, 0.1f, &w);
+    float *x = check_normals((size_t)s.cols * (size_t)s.n);
+    float *b = bias ? check_normals((size_t)s.rows) : NULL;
+    float *out = check_floats(size), *before = NULL;
+    if (add) {
+        before = check_normals(size);
+        memcpy(out, before, size * sizeof *out);
+    }
+    check_expect(kernels_cpu()->matrix_load(check_device(level, 1), &m) == 0, "loads");
+    struct linear_args a = {.in = x, .n = s.n, .add = add, .n_jobs = 1, .jobs = {{&m, b, out}}};
+    check_expect(kernels_cpu()->linear(check_device(level, 1), &a) == 0, "runs");
+    compare(&s, w, x, b, before, out, quantized);
+    again(level, &a, 1, 2, before);
+    again(level, &a, 7, 3, before);
+    again(level, &a, s.n, 2, before);
+}
+
+/* Three jobs of different heights and formats are what each is alone. */
+static void jobs(int level)
+{
+    static const enum quant_type types[3] = {QUANT_Q8_0, QUANT_BF16, QUANT_Q4_0};
+    struct matrix m[3];
+    struct linear_args a = {.n = 19, .n_jobs = 3};
+
+    check_case("linear %s: three jobs at once", check_level_names[level]);
+    float *x = check_normals(19 * 96);
+    a.in = x;
+    for (int j = 0; j < 3; j++) {
+        m[j] = check_matrix(types[j], 40 + 33 * j, 96, 0.1f, NULL);
+        a.jobs[j] = (struct linear_job){&m[j], NULL, check_floats((size_t)(19 * m[j].rows))};
+    }
+    check_expect(kernels_cpu()->linear(check_device(level, 3), &a) == 0, "runs");
+    for (int j = 0; j < 3; j++) {
+        size_t size = (size_t)(19 * m[j].rows);
+        struct linear_args alone = {.in = x, .n = 19, .n_jobs = 1,
+                                    .jobs = {{&m[j], NULL, check_floats(size)}}};
+        kernels_cpu()->linear(check_device(level, 1), &alone);
+        check_same(a.jobs[j].out, alone.jobs[0].out, size, "a job");
+    }
+}
+
+/* What is not finite in one input row makes that row's outputs not finite, and no others. */
+static void guard(int level, enum quant_type type, float bad)
+{
+    check_case("linear %s %s: %g stays in its row", check_level_names[level],
+               quant_formats[type].name, (double)bad);
+    for (int n = 3; n <= 15; n += 12) {
+        float *x = check_normals((size_t)n * 64), *out = check_floats((size_t)n * 5);
+        struct matrix m = check_matrix(type, 5, 64, 0.1f, NULL);
+        x[64 + 41] = bad;
+        struct linear_args a = {.in = x, .n = n, .n_jobs = 1, .jobs = {{&m, NULL, out}}};
+        kernels_cpu()->linear(check_device(level, 2), &a);
+        for (int i = 0; i < n * 5; i++)
+            check_expect(isfinite(out[i]) == (i / 5 != 1), "n %d row %d is %g", n, i / 5,
+                         (double)out[i]);
+    }
+}
+
+void check_linear(void)
+{
+    static const struct shape shapes[] = {
+        {1, 32, 1},    {3, 64, 2},     {17, 96, 5},    {33, 256, 33}, {64, 1056, 13},
+        {100, 160, 100}, {256, 768, 7}, {288, 256, 40}, {35, 3104, 21}, {768, 256, 3},
+    };
+
+    for (int level = 0; level < CHECK_LEVELS; level++) {
+        if (!check_device(level, 1))
+            continue;
+        for (int t = 0; t < QUANT_COUNT; t++) {
+            enum quant_type type = (enum quant_type)t;
+            for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
+                one(level, type, shapes[i], i % 2, i % 3 == 1);
+            for (int i = 0; i < 12; i++) {
+                int cols = check_int(1, 300);
+                struct shape s = {check_int(1, 70), cols, check_int(1, 50)};
+                if (quant_formats[type].block > 1)
+                    s.cols = (cols / 32 + 1) * 32;
+                one(level, type, s, i & 1, i & 2);
+            }
+            guard(level, type, NAN);
+            guard(level, type, INFINITY);
+        }
+        jobs(level);
+    }
+}

@@ -1,0 +1,99 @@
+/* check_quant: the storage formats' scalar encode and decode. */
+#include "tests/kernels/check.h"
+
+#include <math.h>
+#include <string.h>
+
+static uint32_t bits(float f)
+{
+    uint32_t u;
+    memcpy(&u, &f, sizeof u);
+    return u;
+}
+
+/* Every half decodes to what its fields say and encodes back; between two neighbours the nearer one
+ * is chosen, the even one halfway. */
+static void halves(const char *name, float (*to)(uint16_t), uint16_t (*from)(float),
+                   uint32_t infinity)
+{
+    check_case("quant %s: all values and all midpoints", name);
+    for (uint32_t h = 0; h < infinity; h++) {
+        float f = to((uint16_t)h), next = h + 1 < infinity ? to((uint16_t)(h + 1)) : f;
+        float middle = (float)(((double)f + (double)next) / 2);
+        uint16_t even = (uint16_t)(h & 1 ? h + 1 : h);
+        if (!check_expect(from(f) == h && from(-f) == (h | 0x8000), "%04x does not return", h))
+            return;
+        if (h + 1 == infinity)
+            break;
+        if (!check_expect(from(middle) == even && from(nextafterf(middle, f)) == h &&
+                              from(nextafterf(middle, next)) == h + 1,
+                          "%04x: rounding to the next value", h))
+            return;
+    }
+    uint32_t nan = bits(to((uint16_t)(infinity + 1))) & 0x7fffffff;
+    check_expect(nan > 0x7f800000, "a NaN decodes to a NaN");
+    check_expect((from(NAN) & 0x7fff) > infinity, "a NaN encodes to a NaN");
+    check_expect((from(INFINITY) & 0x7fff) == infinity, "infinity");
+    check_expect((from(3.4e38f) & 0x7fff) == infinity, "overflow");
+}
+
+static void known_values(void)
+{
+    check_case("quant: known values");
+    check_expect(quant_f16_to_f32(0x3c00) == 1 && quant_f16_to_f32(0x0001) == 0x1p-24f &&
+                     quant_f16_to_f32(0xc000) == -2 && quant_f16_to_f32(0x7bff) == 65504,
+                 "F16");
+    check_expect(quant_bf16_to_f32(0x3f80) == 1 && quant_f32_to_bf16(-2) == 0xc000, "BF16");
+    uint8_t q8[34] = {0x00, 0x38, 1, 0xff, 127, 0x80}, q4[18] = {0x00, 0x40, 0x0f, 0x80};
+    float out[32];
+    quant_formats[QUANT_Q8_0].decode(q8, out, 32); /* d = 0.5 */
+    check_expect(out[0] == 0.5f && out[1] == -0.5f && out[2] == 63.5f && out[3] == -64, "Q8_0");
+    quant_formats[QUANT_Q4_0].decode(q4, out, 32); /* d = 2 */
+    check_expect(out[0] == 14 && out[16] == -16 && out[1] == -16 && out[17] == 0, "Q4_0");
+}
+
+static void encoded(enum quant_type type, float share)
+{
+    float in[256], out[256];
+    uint8_t row[512];
+
+    check_case("quant %s: encoding error", quant_formats[type].name);
+    for (int round = 0; round < 50; round++) {
+        check_fill(in, 256);
+        if (round == 0)
+            memset(in, 0, 32 * sizeof *in);
+        quant_encode(type, in, row, 256);
+        quant_formats[type].decode(row, out, 256);
+        for (int b = 0; b < 256; b += 32) {
+            float most = 0;
+            for (int i = b; i < b + 32; i++)
+                most = fmaxf(most, fabsf(in[i]));
+            for (int i = b; i < b + 32; i++)
+                check_expect(fabsf(out[i] - in[i]) <= most * share, "%g became %g (of %g)",
+                             (double)in[i], (double)out[i], (double)most);
+        }
+    }
+}
+
+void check_quant(void)
+{
+    halves("F16", quant_f16_to_f32, quant_f32_to_f16, 0x7c00);
+    halves("BF16", quant_bf16_to_f32, quant_f32_to_bf16, 0x7f80);
+    known_values();
+    encoded(QUANT_F16, 0x1p-11f);
+    encoded(QUANT_BF16, 0x1p-8f);
+    encoded(QUANT_Q8_0, 0.6f / 127);  /* half a step, and the scale's own rounding */
+    encoded(QUANT_Q4_0, 1.02f / 8);   /* a whole step at the positive end */
+
+    check_case("quant: names and sizes");
+    check_expect(quant_from_name("q8_0") == QUANT_Q8_0 && quant_from_name("BF16") == QUANT_BF16 &&
+                     quant_from_name("F3") == -1 && quant_from_name("F322") == -1 &&
+                     quant_from_name("") == -1,
+                 "names");
+    check_expect(quant_from_gguf(30) == QUANT_BF16 && quant_from_gguf(2) == QUANT_Q4_0 &&
+                     quant_from_gguf(7) == -1,
+                 "GGUF numbers");
+    check_expect(quant_row_bytes(QUANT_Q4_0, 64) == 36 && quant_row_bytes(QUANT_Q4_0, 33) == 0 &&
+                     quant_row_bytes(QUANT_F32, SIZE_MAX / 2) == 0,
+                 "row bytes");
+}

@@ -1,0 +1,253 @@
+/* kernels_check: every op x format x ISA level against its definition, batch invariance bit by bit,
+ * the worker pool, and --bench. One thread besides the pools under test.
+ *
+ *   check             all checks; the last line is `N passed, N failed, N skipped`
+ *   check OP...       those of the named files (linear, attention, ...)
+ *   check --bench     GB/s and GFLOP/s per op, format and level */
+#include "tests/kernels/check.h"
+
+#include <math.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { GUARD = 64, BUFFERS_MAX = 64, SHOWN_MAX = 3 };
+
+const char *const check_level_names[CHECK_LEVELS] = {"base", "avx2", "avx512"};
+
+static struct {
+    char name[200];
+    bool open, failed;
+    int shown, n_passed, n_failed, n_skipped, n_buffers;
+    struct {
+        unsigned char *raw;
+        size_t bytes;
+    } buffers[BUFFERS_MAX];
+    uint64_t random;
+    struct device *devices[CHECK_LEVELS][CHECK_THREADS_MAX + 1];
+} state;
+
+/* ---- random numbers (SplitMix64, Steele et al. 2014) ---- */
+
+uint32_t check_random(void)
+{
+    uint64_t z = state.random += 0x9e3779b97f4a7c15u;
+    z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
+    z = (z ^ z >> 27) * 0x94d049bb133111ebu;
+    return (uint32_t)(z >> 32);
+}
+
+int check_int(int low, int high)
+{
+    return low + (int)(check_random() % (uint32_t)(high - low + 1));
+}
+
+float check_uniform(float low, float high)
+{
+    return low + (high - low) * (float)(check_random() >> 8) * 0x1p-24f;
+}
+
+float check_normal(void)
+{
+    float sum = 0;
+    for (int i = 0; i < 4; i++)
+        sum += check_uniform(-1, 1);
+    return sum * 0.87f;
+}
+
+void check_fill(float *x, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        x[i] = check_normal();
+}
+
+/* ---- cases ---- */
+
+static void end_case(void)
+{
+    if (!state.open)
+        return;
+    for (int i = 0; i < state.n_buffers; i++) {
+        unsigned char *raw = state.buffers[i].raw;
+        size_t bytes = state.buffers[i].bytes;
+        for (size_t j = 0; j < GUARD; j++)
+            if (!check_expect(raw[j] == 0xa5 && raw[GUARD + bytes + j] == 0xa5,
+                              "buffer %d of %zu bytes: a guard byte was overwritten", i, bytes))
+                break;
+        free(raw);
+    }
+    state.n_buffers = 0;
+    state.open = false;
+    *(state.failed ? &state.n_failed : &state.n_passed) += 1;
+}
+
+void check_case(const char *format, ...)
+{
+    va_list list;
+
+    end_case();
+    va_start(list, format);
+    vsnprintf(state.name, sizeof state.name, format, list);
+    va_end(list);
+    state.open = true;
+    state.failed = false;
+    state.shown = 0;
+    state.random = 88172645463325252u;
+    for (const char *c = state.name; *c; c++)
+        state.random = (state.random ^ (unsigned char)*c) * 0x100000001b3u;
+}
+
+bool check_expect(bool ok, const char *format, ...)
+{
+    va_list list;
+
+    if (ok)
+        return true;
+    state.failed = true;
+    if (state.shown++ >= SHOWN_MAX)
+        return false;
+    printf("FAILED %s: ", state.name);
+    va_start(list, format);
+    vprintf(format, list);
+    va_end(list);
+    printf("\n");
+    return false;
+}
+
+void check_skip(const char *format, ...)
+{
+    va_list list;
+
+    end_case();
+    printf("skipped ");
+    va_start(list, format);
+    vprintf(format, list);
+    va_end(list);
+    printf("\n");
+    state.n_skipped++;
+}
+
+void *check_bytes(size_t n)
+{
+    unsigned char *raw = malloc(n + 2 * GUARD);
+
+    if (!raw || state.n_buffers == BUFFERS_MAX) {
+        fprintf(stderr, "no memory for a buffer of %zu bytes\n", n);
+        exit(2);
+    }
+    memset(raw, 0xa5, n + 2 * GUARD);
+    memset(raw + GUARD, 0xff, n); /* as floats: NaN */
+    state.buffers[state.n_buffers].raw = raw;
+    state.buffers[state.n_buffers++].bytes = n;
+    return raw + GUARD;
+}
+
+float *check_floats(size_t n)
+{
+    return check_bytes(n * sizeof(float));
+}
+
+float *check_normals(size_t n)
+{
+    float *x = check_floats(n);
+    check_fill(x, n);
+    return x;
+}
+
+bool check_same(const float *a, const float *b, size_t n, const char *what)
+{
+    for (size_t i = 0; i < n; i++)
+        if (!check_expect(!memcmp(&a[i], &b[i], sizeof *a),
+                          "%s: value %zu of %zu is %.9g, not %.9g", what, i, n, (double)a[i],
+                          (double)b[i]))
+            return false;
+    return true;
+}
+
+/* ---- devices and matrices ---- */
+
+struct device *check_device_new(int level, int n_threads)
+{
+    struct device_options options = {n_threads, check_level_names[level]};
+    const struct kernels *k = kernels_cpu();
+    struct device *d;
+    char error[128];
+    size_t length = strlen(check_level_names[level]);
+
+    if (k->open(&options, &d, error, sizeof error)) {
+        fprintf(stderr, "open: %s\n", error);
+        exit(2);
+    }
+    if (strncmp(k->describe(d), check_level_names[level], length)) {
+        k->close(d);
+        return NULL;
+    }
+    if (k->reserve(d, CHECK_N_MAX, CHECK_COLS_MAX)) {
+        fprintf(stderr, "reserve: %s\n", k->device_error(d));
+        exit(2);
+    }
+    return d;
+}
+
+struct device *check_device(int level, int n_threads)
+{
+    struct device **d = &state.devices[level][n_threads];
+
+    if (!*d)
+        *d = check_device_new(level, n_threads);
+    return *d;
+}
+
+struct matrix check_matrix(enum quant_type type, int64_t rows, int64_t cols, float scale,
+                           float **decoded)
+{
+    size_t bytes = quant_row_bytes(type, (size_t)cols), n = (size_t)(rows * cols);
+    char *data = (char *)check_bytes((size_t)rows * bytes + 2) + 2; /* not aligned */
+    float *values = check_floats(n);
+
+    for (size_t i = 0; i < n; i++)
+        values[i] = check_normal() * scale;
+    quant_encode(type, values, data, n);
+    quant_formats[type].decode(data, values, n);
+    if (decoded)
+        *decoded = values;
+    return (struct matrix){type, rows, cols, data, NULL};
+}
+
+/* ---- main ---- */
+
+static const struct {
+    const char *name;
+    void (*run)(void);
+} checks[] = {
+    {"quant", check_quant},         {"pool", check_pool}, {"device", check_device_rules},
+    {"embed", check_embed},         {"norm", check_norm}, {"linear", check_linear},
+    {"rope", check_rope},           {"act", check_act},   {"attention", check_attention},
+    {"moe", check_moe},             {"gather", check_gather}, {"pick", check_pick},
+};
+
+int main(int argc, char **argv)
+{
+    setvbuf(stdout, NULL, _IOLBF, 0);
+    if (argc > 1 && !strcmp(argv[1], "--bench")) {
+        check_bench();
+        return 0;
+    }
+    for (int level = 0; level < CHECK_LEVELS; level++)
+        if (!check_device(level, 1))
+            check_skip("level %s: this machine lacks it", check_level_names[level]);
+    for (size_t i = 0; i < sizeof checks / sizeof *checks; i++) {
+        bool wanted = argc == 1;
+        for (int j = 1; j < argc; j++)
+            wanted |= !strcmp(argv[j], checks[i].name);
+        if (wanted)
+            checks[i].run();
+        end_case();
+    }
+    for (int level = 0; level < CHECK_LEVELS; level++)
+        for (int n = 0; n <= CHECK_THREADS_MAX; n++)
+            kernels_cpu()->close(state.devices[level][n]);
+    printf("%d passed, %d failed, %d skipped\n", state.n_passed, state.n_failed, state.n_skipped);
+    return state.n_failed ? 1 : 0;
+}
