@@ -2,9 +2,9 @@
  * that answer.h gives to the prep worker.
  *
  * Invariants: a token's log probability is written exactly once, with the text it belongs to or, if
- * that text never comes, with the choice's end; text is written as it comes, never empty. A frame is
- * written straight into the exchange's buffer behind a head built once: no allocation and no JSON
- * tree on the per-token path. */
+ * that text never comes, with the choice's end; text is written as it comes, never empty. A frame
+ * is written straight into the exchange's buffer behind a head built once: no allocation and no
+ * JSON tree on the per-token path. */
 #include "server/answer.h"
 
 #include <stdio.h>

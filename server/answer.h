@@ -34,17 +34,17 @@ struct answer {
     const struct answer_form *form;
     const struct tokenizer *tok;
     struct request request;
-    struct prompt *prompts;  /* [n_prompts], in the arena */
+    struct prompt *prompts; /* [n_prompts], in the arena */
     int n_prompts;
-    struct choice *choices;  /* [n_prompts * request.n], in the arena: prompt i's j-th choice is
-                              * number i * n + j; so is its channel */
+    struct choice *choices; /* [n_prompts * request.n], in the arena: prompt i's j-th choice is
+                             * number i * n + j; so is its channel */
     int n_choices, n_done;
-    struct buf head;         /* {"id":..,"choices":[ */
-    bool began;              /* a chunk went out */
-    struct answer_echo {     /* per prompt, in the arena; completions with echo */
+    struct buf head;     /* {"id":..,"choices":[ */
+    bool began;          /* a chunk went out */
+    struct answer_echo { /* per prompt, in the arena; completions with echo */
         const char *text;
         size_t size;
-    } *echoes;
+    } * echoes;
 };
 
 /* Handler: make the answer in the arena, run prepare on a worker, answer from its result. */

@@ -21,7 +21,8 @@ static int echo_text(struct exchange *x, int i, struct err *err)
     }
     size_t skip = p->tokens.ids[0] == tokenizer_bos(a->tok);
     buf_init(&text, 0);
-    int code = tokenizer_decode(a->tok, p->tokens.ids + skip, p->tokens.n - skip, true, true, &text);
+    int code =
+        tokenizer_decode(a->tok, p->tokens.ids + skip, p->tokens.n - skip, true, true, &text);
     if (!code) {
         echo->text = arena_copy(&x->arena, text.data ? text.data : "", text.size);
         echo->size = text.size;
@@ -56,8 +57,8 @@ static int completion_prepare(struct exchange *x, struct err *err)
     struct answer *a = x->api;
     struct request_limits limits;
     answer_limits(x, &limits);
-    int code = request_parse_completion(&a->request, x->body.data ? x->body.data : "",
-                                        x->body.size, &limits, &x->arena, err);
+    int code = request_parse_completion(&a->request, x->body.data ? x->body.data : "", x->body.size,
+                                        &limits, &x->arena, err);
     if (code)
         return code;
     buf_free(&x->body);

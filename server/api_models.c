@@ -65,8 +65,8 @@ static int hex(char c)
     return c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
 }
 
-/* Does the raw path tail, percent escapes undone (RFC 3986, 2.1: the official client escapes the id),
- * spell name? A malformed escape spells nothing. */
+/* Does the raw path tail, percent escapes undone (RFC 3986, 2.1: the official client escapes the
+ * id), spell name? A malformed escape spells nothing. */
 static bool tail_is(const char *tail, const char *name)
 {
     for (; *tail && *name; name++) {

@@ -1,5 +1,5 @@
-/* api_ops: what operators and their probes ask: /health, /ready, /version, /metrics. Loop thread; no
- * state; never waits for the engine. */
+/* api_ops: what operators and their probes ask: /health, /ready, /version, /metrics. Loop thread;
+ * no state; never waits for the engine. */
 #include <string.h>
 
 #include "server/api.h"

@@ -1,5 +1,5 @@
-/* choice: gathers what one sequence produced and writes it as OpenAI's objects. Loop thread. This is
- * the per-token path: it appends to buffers that keep their memory, and nothing else. */
+/* choice: gathers what one sequence produced and writes it as OpenAI's objects. Loop thread. This
+ * is the per-token path: it appends to buffers that keep their memory, and nothing else. */
 #include "server/choice.h"
 
 #include <math.h>

@@ -18,17 +18,17 @@ enum choice_shape { CHOICE_CHAT, CHOICE_LEGACY };
 struct choice {
     int index;
     bool want_logprobs, want_ids;
-    struct buf text;     /* UTF-8 */
-    struct buf entries;  /* chat: list items; legacy: `tokens` */
+    struct buf text;                  /* UTF-8 */
+    struct buf entries;               /* chat: list items; legacy: `tokens` */
     struct buf values, tops, offsets; /* legacy: token_logprobs, top_logprobs, text_offset */
-    struct buf ids;      /* token ids, comma-separated */
-    int64_t offset;      /* legacy: characters of text before the next token */
-    int n_tokens;        /* generated so far */
+    struct buf ids;                   /* token ids, comma-separated */
+    int64_t offset;                   /* legacy: characters of text before the next token */
+    int n_tokens;                     /* generated so far */
     /* the end */
     bool done;
     enum finish_reason finish;
     int stop_index;
-    int32_t stop_token;  /* -1: none, or one of the model's own EOS ids */
+    int32_t stop_token; /* -1: none, or one of the model's own EOS ids */
     struct engine_usage usage;
 };
 

@@ -7,19 +7,25 @@
 static const char *type_name(const json_t *value)
 {
     switch (json_typeof(value)) {
-    case JSON_OBJECT: return "an object";
-    case JSON_ARRAY: return "an array";
-    case JSON_STRING: return "a string";
-    case JSON_INTEGER: return "an integer";
-    case JSON_REAL: return "a decimal";
+    case JSON_OBJECT:
+        return "an object";
+    case JSON_ARRAY:
+        return "an array";
+    case JSON_STRING:
+        return "a string";
+    case JSON_INTEGER:
+        return "an integer";
+    case JSON_REAL:
+        return "a decimal";
     case JSON_TRUE:
-    case JSON_FALSE: return "a boolean";
-    default: return "null";
+    case JSON_FALSE:
+        return "a boolean";
+    default:
+        return "null";
     }
 }
 
-int field_type_error(struct err *err, const char *param, const char *expected,
-                     const json_t *value)
+int field_type_error(struct err *err, const char *param, const char *expected, const json_t *value)
 {
     return err_param(err, ERR_TYPE, param, "Invalid type for '%s': expected %s, but got %s.", param,
                      expected, type_name(value));
@@ -109,8 +115,8 @@ int field_number(const json_t *object, const char *name, double min, double max,
     return 1;
 }
 
-int field_string(const json_t *object, const char *name, size_t bytes_max,
-                 struct field_string *out, struct err *err)
+int field_string(const json_t *object, const char *name, size_t bytes_max, struct field_string *out,
+                 struct err *err)
 {
     const json_t *value = field_get(object, name);
     if (!value)

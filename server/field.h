@@ -27,15 +27,15 @@ int field_int(const json_t *object, const char *name, int64_t min, int64_t max, 
               struct err *err);
 int field_number(const json_t *object, const char *name, double min, double max, double *out,
                  struct err *err);
-int field_string(const json_t *object, const char *name, size_t bytes_max,
-                 struct field_string *out, struct err *err); /* ERR_STRING_LONG */
+int field_string(const json_t *object, const char *name, size_t bytes_max, struct field_string *out,
+                 struct err *err); /* ERR_STRING_LONG */
 int field_array(const json_t *object, const char *name, const json_t **out, struct err *err);
 int field_object(const json_t *object, const char *name, const json_t **out, struct err *err);
 
-/* The value itself as an integer: 1, or 0 when it is none (a float with a fraction, a string...). */
+/* The value itself as an integer: 1, or 0 when it is none (a float with a fraction, a string...).
+ */
 int field_integral(const json_t *value, int64_t *out);
 
-int field_type_error(struct err *err, const char *param, const char *expected,
-                     const json_t *value);
+int field_type_error(struct err *err, const char *param, const char *expected, const json_t *value);
 
 #endif

@@ -106,14 +106,21 @@ static int scan(const char *text, size_t n, struct err *err)
 static const char *reason(enum json_error_code code)
 {
     switch (code) {
-    case json_error_invalid_utf8: return "invalid UTF-8";
-    case json_error_premature_end_of_input: return "unexpected end";
-    case json_error_end_of_input_expected: return "something follows its end";
+    case json_error_invalid_utf8:
+        return "invalid UTF-8";
+    case json_error_premature_end_of_input:
+        return "unexpected end";
+    case json_error_end_of_input_expected:
+        return "something follows its end";
     case json_error_null_character:
-    case json_error_null_byte_in_key: return "a NUL where none may be";
-    case json_error_duplicate_key: return "a key appears twice in one object";
-    case json_error_numeric_overflow: return "a number is out of range";
-    default: return "invalid syntax";
+    case json_error_null_byte_in_key:
+        return "a NUL where none may be";
+    case json_error_duplicate_key:
+        return "a key appears twice in one object";
+    case json_error_numeric_overflow:
+        return "a number is out of range";
+    default:
+        return "invalid syntax";
     }
 }
 
@@ -124,8 +131,8 @@ int json_budget_parse(const char *text, size_t n, json_t **out, struct err *err)
     if (code)
         return code;
     memset(&error, 0, sizeof error);
-    json_t *value = json_loadb(text, n,
-                               JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL | JSON_DECODE_ANY, &error);
+    json_t *value =
+        json_loadb(text, n, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL | JSON_DECODE_ANY, &error);
     if (value) {
         *out = value;
         return 0;

@@ -12,11 +12,7 @@
 
 #include "engine/base/err.h"
 
-enum {
-    JSON_BUDGET_BYTES = 64 << 20,
-    JSON_BUDGET_DEPTH = 64,
-    JSON_BUDGET_NODES = 200000
-};
+enum { JSON_BUDGET_BYTES = 64 << 20, JSON_BUDGET_DEPTH = 64, JSON_BUDGET_NODES = 200000 };
 
 /* From begin to end this thread's jansson allocations count; one that would pass `bytes` fails.
  * What is freed in between counts back. end may come before the values are freed. */

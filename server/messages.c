@@ -14,7 +14,7 @@ struct build {
     json_t *out;
     json_t *issued; /* object: ids of the tool calls so far, as keys */
     struct err *err;
-    char path[96];  /* of the message: "messages[3]" */
+    char path[96]; /* of the message: "messages[3]" */
 };
 
 enum role { ROLE_SYSTEM, ROLE_USER, ROLE_ASSISTANT, ROLE_TOOL, ROLE_FUNCTION };
@@ -146,8 +146,8 @@ static int join_parts(struct build *b, enum role role, const json_t *parts, json
         code = err_param(b->err, ERR_STRING_LONG, path.text,
                          "Invalid '%s': its texts together have more than %d bytes.", path.text,
                          MESSAGES_TEXT_BYTES_MAX);
-    else if (!code && (text.failed ||
-                       !(*out = json_stringn(text.data ? text.data : "", text.size))))
+    else if (!code &&
+             (text.failed || !(*out = json_stringn(text.data ? text.data : "", text.size))))
         code = no_memory(b->err);
     buf_free(&text);
     return code;
@@ -205,8 +205,8 @@ static int build_call(struct build *b, const json_t *call, struct path path, jso
     code = member_string(b, inside.text, function, "name", MESSAGES_ID_BYTES_MAX, &name);
     if (code <= 0)
         return code ? code : missing(b->err, below(inside.text, "name"));
-    code = member_string(b, inside.text, function, "arguments", MESSAGES_TEXT_BYTES_MAX,
-                         &arguments);
+    code =
+        member_string(b, inside.text, function, "arguments", MESSAGES_TEXT_BYTES_MAX, &arguments);
     if (code <= 0)
         return code ? code : missing(b->err, below(inside.text, "arguments"));
     json_t *built = json_pack("{s:O, s:s, s:{s:O, s:o}}", "id", id, "type", "function", "function",
@@ -246,16 +246,15 @@ static int build_calls(struct build *b, const json_t *message, json_t *target, b
 }
 
 /* An assistant's other ways to have said something: a refusal, reasoning. */
-static int build_assistant(struct build *b, const json_t *message, json_t *target,
-                           json_t **content)
+static int build_assistant(struct build *b, const json_t *message, json_t *target, json_t **content)
 {
     const json_t *refusal = NULL, *reasoning = NULL;
     bool called;
     int code = build_calls(b, message, target, &called);
     if (code)
         return code;
-    if ((code = member_string(b, b->path, message, "refusal", MESSAGES_TEXT_BYTES_MAX,
-                              &refusal)) < 0)
+    if ((code = member_string(b, b->path, message, "refusal", MESSAGES_TEXT_BYTES_MAX, &refusal)) <
+        0)
         return code;
     code = member_string(b, b->path, message, "reasoning_content", MESSAGES_TEXT_BYTES_MAX,
                          &reasoning);

@@ -43,8 +43,7 @@ static int check_ids(const json_t *ids, int outer, int vocab_size, struct err *e
     for (size_t k = 0; k < json_array_size(ids); k++) {
         const json_t *value = json_array_get(ids, k);
         int64_t id;
-        struct prompt_path path =
-            outer < 0 ? path_of((int)k, -1) : path_of(outer, (int)k);
+        struct prompt_path path = outer < 0 ? path_of((int)k, -1) : path_of(outer, (int)k);
         if (!field_integral(value, &id))
             return field_type_error(err, path.text, "a token id", value);
         if (id < 0 || id >= vocab_size)
@@ -77,10 +76,9 @@ int prompt_check(const json_t *prompt, int vocab_size, struct err *err)
         const json_t *one = json_array_get(prompt, i);
         struct prompt_path path = path_of((int)i, -1);
         if (json_typeof(one) != json_typeof(first))
-            return field_type_error(err, path.text,
-                                    json_is_string(first) ? "a string, as the first"
-                                                          : "an array, as the first",
-                                    one);
+            return field_type_error(
+                err, path.text,
+                json_is_string(first) ? "a string, as the first" : "an array, as the first", one);
         code = json_is_string(one) ? check_text(one, path, err)
                                    : check_ids(one, (int)i, vocab_size, err);
     }

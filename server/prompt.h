@@ -17,7 +17,7 @@ struct prompt {
     struct token_list tokens; /* prompt_free */
     const char *text;         /* as the client wrote it, in an arena; NULL: it sent ids */
     size_t text_size;
-    bool added_bos;           /* tokens[0] is a BOS that the client did not write */
+    bool added_bos; /* tokens[0] is a BOS that the client did not write */
 };
 
 /* The `prompt` member of a completions request: string | [string..] | [id..] | [[id..]..]. Returns

@@ -122,9 +122,10 @@ static int parse_stop(struct request *r, struct arena *arena, struct err *err)
     if (!json_is_array(stop))
         return parse_one_stop(r, stop, arena, err);
     if (json_array_size(stop) > REQUEST_STOPS_MAX)
-        return err_param(err, ERR_ARRAY_LONG, "stop",
-                         "Invalid 'stop': array too long. Expected at most %d strings, but got %zu.",
-                         REQUEST_STOPS_MAX, json_array_size(stop));
+        return err_param(
+            err, ERR_ARRAY_LONG, "stop",
+            "Invalid 'stop': array too long. Expected at most %d strings, but got %zu.",
+            REQUEST_STOPS_MAX, json_array_size(stop));
     for (size_t i = 0; i < json_array_size(stop); i++)
         TRY(parse_one_stop(r, json_array_get(stop, i), arena, err));
     return 0;
@@ -154,9 +155,10 @@ static int parse_bias(struct request *r, const struct request_limits *limits, st
         return code;
     size_t n = json_object_size(map);
     if (n > SAMPLE_BIAS_MAX)
-        return err_param(err, ERR_ARRAY_LONG, "logit_bias",
-                         "Invalid 'logit_bias': too many entries. Expected at most %d, but got %zu.",
-                         SAMPLE_BIAS_MAX, n);
+        return err_param(
+            err, ERR_ARRAY_LONG, "logit_bias",
+            "Invalid 'logit_bias': too many entries. Expected at most %d, but got %zu.",
+            SAMPLE_BIAS_MAX, n);
     if (!n)
         return 0;
     r->params.bias = arena_array(arena, n, sizeof *r->params.bias);
@@ -236,8 +238,9 @@ static int parse_stream(struct request *r, struct err *err)
     if (code <= 0)
         return code;
     if (!r->stream)
-        return err_param(err, ERR_VALUE, "stream_options",
-                         "The 'stream_options' parameter is only allowed when 'stream' is enabled.");
+        return err_param(
+            err, ERR_VALUE, "stream_options",
+            "The 'stream_options' parameter is only allowed when 'stream' is enabled.");
     TRY(nested(err, "stream_options",
                field_bool(options, "include_usage", &r->include_usage, err)));
     TRY(nested(err, "stream_options",
@@ -308,8 +311,8 @@ static int check_labels(const json_t *root, struct err *err)
     return 0;
 }
 
-static int parse_shared(struct request *r, const struct request_limits *limits,
-                        struct arena *arena, struct err *err)
+static int parse_shared(struct request *r, const struct request_limits *limits, struct arena *arena,
+                        struct err *err)
 {
     int64_t n = 1;
     TRY(parse_model(r, limits, err));
@@ -360,9 +363,9 @@ static int parse_chat_logprobs(struct request *r, struct err *err)
 /* Names a template gets from the server: what a client sent must not stand in for them. */
 static int check_kwargs(const json_t *kwargs, struct err *err)
 {
-    static const char *const reserved[] = {"messages", "tools", "documents", "bos_token",
-                                           "eos_token", "unk_token", "pad_token",
-                                           "add_generation_prompt"};
+    static const char *const reserved[] = {
+        "messages",  "tools",     "documents", "bos_token",
+        "eos_token", "unk_token", "pad_token", "add_generation_prompt"};
     for (size_t i = 0; i < sizeof reserved / sizeof reserved[0]; i++)
         if (json_object_get(kwargs, reserved[i]))
             return err_param(err, ERR_VALUE, "chat_template_kwargs",
@@ -373,8 +376,8 @@ static int check_kwargs(const json_t *kwargs, struct err *err)
 
 static int parse_kwargs(struct request *r, struct err *err)
 {
-    static const char *const efforts[] = {"none", "minimal", "low", "medium", "high", "xhigh",
-                                          "max"};
+    static const char *const efforts[] = {"none", "minimal", "low", "medium",
+                                          "high", "xhigh",   "max"};
     const json_t *kwargs = NULL;
     struct field_string effort;
     bool known = false;
@@ -408,8 +411,9 @@ static int parse_final_message(struct request *r, struct err *err)
     int code = field_bool(r->root, "add_generation_prompt", &prompt, err);
     TRY(code);
     if (r->continue_final_message && code && prompt)
-        return err_param(err, ERR_VALUE, "continue_final_message",
-                         "'continue_final_message' and 'add_generation_prompt' exclude each other.");
+        return err_param(
+            err, ERR_VALUE, "continue_final_message",
+            "'continue_final_message' and 'add_generation_prompt' exclude each other.");
     r->add_generation_prompt = prompt && !r->continue_final_message;
     if (!r->continue_final_message)
         return 0;
@@ -474,8 +478,8 @@ static int parse_completion_fields(struct request *r, const struct request_limit
     return r->n_prompts;
 }
 
-static int parse(struct request *r, const char *text, size_t n,
-                 const struct request_limits *limits, struct arena *arena, struct err *err,
+static int parse(struct request *r, const char *text, size_t n, const struct request_limits *limits,
+                 struct arena *arena, struct err *err,
                  int (*fields)(struct request *, const struct request_limits *, struct arena *,
                                struct err *))
 {

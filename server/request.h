@@ -40,29 +40,29 @@ struct request_limits { /* what parsing must know of the server; borrowed */
 
 struct request {
     /* both */
-    const char *model; /* the name to answer with; borrowed from limits */
+    const char *model;           /* the name to answer with; borrowed from limits */
     struct sample_params params; /* bias in the arena; logprobs set */
     int n;
-    int max_tokens;              /* -1: not given */
+    int max_tokens; /* -1: not given */
     bool stream, include_usage, continuous_usage;
-    struct stream_stops stops;   /* in the arena */
+    struct stream_stops stops; /* in the arena */
     bool include_stop;
-    int32_t *stop_token_ids;     /* in the arena */
+    int32_t *stop_token_ids; /* in the arena */
     int n_stop_token_ids;
     bool ignore_eos, show_special, return_token_ids;
-    int add_special_tokens;      /* -1: not given; 0, 1 */
-    uint64_t cache_salt;         /* 0: none */
+    int add_special_tokens; /* -1: not given; 0, 1 */
+    uint64_t cache_salt;    /* 0: none */
     int priority;
     /* chat; new references until request_free */
-    json_t *messages;            /* as chat_render wants them; see messages.h */
-    json_t *kwargs;              /* or NULL */
+    json_t *messages; /* as chat_render wants them; see messages.h */
+    json_t *kwargs;   /* or NULL */
     bool add_generation_prompt, continue_final_message;
     /* completions */
     bool echo;
-    const json_t *prompt;        /* string or array, borrowed from root; see prompt.h */
-    int n_prompts;               /* what it holds; n_prompts x n <= REQUEST_SEQUENCES_MAX */
+    const json_t *prompt; /* string or array, borrowed from root; see prompt.h */
+    int n_prompts;        /* what it holds; n_prompts x n <= REQUEST_SEQUENCES_MAX */
 
-    json_t *root;                /* the body */
+    json_t *root; /* the body */
 };
 
 /* Fill r (which need not be initialised) from a body. Errors: those of json_budget.h and field.h,

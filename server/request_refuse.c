@@ -17,12 +17,18 @@ struct refuse_row {
 
 /* of both APIs */
 static const struct refuse_row refuse_shared[] = {
-    {"structured_outputs", REFUSE_SET}, {"guided_json", REFUSE_SET},
-    {"guided_regex", REFUSE_SET},       {"guided_choice", REFUSE_SET},
-    {"guided_grammar", REFUSE_SET},     {"grammar", REFUSE_STRING},
-    {"json_schema", REFUSE_SET},        {"use_beam_search", REFUSE_SET},
-    {"allowed_token_ids", REFUSE_SET},  {"bad_words", REFUSE_SET},
-    {"logprob_token_ids", REFUSE_SET},  {"prompt_logprobs", REFUSE_SET},
+    {"structured_outputs", REFUSE_SET},
+    {"guided_json", REFUSE_SET},
+    {"guided_regex", REFUSE_SET},
+    {"guided_choice", REFUSE_SET},
+    {"guided_grammar", REFUSE_SET},
+    {"grammar", REFUSE_STRING},
+    {"json_schema", REFUSE_SET},
+    {"use_beam_search", REFUSE_SET},
+    {"allowed_token_ids", REFUSE_SET},
+    {"bad_words", REFUSE_SET},
+    {"logprob_token_ids", REFUSE_SET},
+    {"prompt_logprobs", REFUSE_SET},
     {"truncate_prompt_tokens", REFUSE_SET},
 };
 
@@ -51,8 +57,7 @@ static bool is_set(const json_t *value, enum refuse_when when)
     return value && !json_is_false(value);
 }
 
-static int refuse_rows(const json_t *root, const struct refuse_row *rows, size_t n,
-                       struct err *err)
+static int refuse_rows(const json_t *root, const struct refuse_row *rows, size_t n, struct err *err)
 {
     for (size_t i = 0; i < n; i++)
         if (is_set(field_get(root, rows[i].name), rows[i].when))
@@ -95,8 +100,8 @@ static int check_choice(const json_t *root, const char *name, const char *what, 
         return 0;
     if (!json_is_string(choice) && !json_is_object(choice))
         return field_type_error(err, name, "a string or an object", choice);
-    if (json_is_string(choice) && (!strcmp(json_string_value(choice), "none") ||
-                                   !strcmp(json_string_value(choice), "auto")))
+    if (json_is_string(choice) &&
+        (!strcmp(json_string_value(choice), "none") || !strcmp(json_string_value(choice), "auto")))
         return 0;
     return err_param(err, ERR_VALUE, name,
                      "Invalid value for '%s': it is only allowed when '%s' are specified.", name,
@@ -135,8 +140,9 @@ static int check_modalities(const json_t *root, struct err *err)
         if (!json_is_string(one))
             return field_type_error(err, "modalities", "an array of strings", one);
         if (strcmp(json_string_value(one), "text"))
-            return err_param(err, ERR_UNSUPPORTED_VALUE, "modalities",
-                             "Unsupported value: this server answers in the modality 'text' alone.");
+            return err_param(
+                err, ERR_UNSUPPORTED_VALUE, "modalities",
+                "Unsupported value: this server answers in the modality 'text' alone.");
     }
     return 0;
 }
@@ -146,8 +152,8 @@ int request_refuse_chat(const json_t *root, struct err *err)
     int code;
     if ((code = check_response_format(root, err)) || (code = check_tools(root, err)) ||
         (code = check_modalities(root, err)) ||
-        (code = refuse_rows(root, refuse_shared, sizeof refuse_shared / sizeof refuse_shared[0],
-                            err)))
+        (code =
+             refuse_rows(root, refuse_shared, sizeof refuse_shared / sizeof refuse_shared[0], err)))
         return code;
     return refuse_rows(root, refuse_chat, sizeof refuse_chat / sizeof refuse_chat[0], err);
 }
@@ -156,8 +162,8 @@ int request_refuse_completion(const json_t *root, struct err *err)
 {
     int code;
     if ((code = check_response_format(root, err)) ||
-        (code = refuse_rows(root, refuse_shared, sizeof refuse_shared / sizeof refuse_shared[0],
-                            err)))
+        (code =
+             refuse_rows(root, refuse_shared, sizeof refuse_shared / sizeof refuse_shared[0], err)))
         return code;
     return refuse_rows(root, refuse_completion,
                        sizeof refuse_completion / sizeof refuse_completion[0], err);

@@ -14,7 +14,7 @@ int sse_end(struct buf *out);   /* the blank line */
 /* A whole frame. A line break in data starts a new `data:` line, so that no data breaks a frame. */
 int sse_data(struct buf *out, const char *data, size_t n);
 
-int sse_done(struct buf *out);      /* "data: [DONE]" */
+int sse_done(struct buf *out);       /* "data: [DONE]" */
 int sse_keep_alive(struct buf *out); /* a comment: clients ignore it, proxies see life */
 
 #endif

@@ -1,6 +1,6 @@
-/* answer_test: events of sequences in, OpenAI's bytes out. The exchange, the engine and the template
- * are played by this file; request parsing, the tokenizer (the demo model's) and the writers are the
- * real ones. */
+/* answer_test: events of sequences in, OpenAI's bytes out. The exchange, the engine and the
+ * template are played by this file; request parsing, the tokenizer (the demo model's) and the
+ * writers are the real ones. */
 #include "server/answer.h"
 
 #include <jansson.h>
@@ -47,12 +47,12 @@ const struct chat *engine_chat(const struct engine *e)
 }
 
 /* The template: "<s>" if the first message says "bos", then the contents, untrusted. */
-int chat_render(const struct chat *c, const struct chat_request *request,
-                struct template_text *out, struct err *err)
+int chat_render(const struct chat *c, const struct chat_request *request, struct template_text *out,
+                struct err *err)
 {
     (void)c;
-    const char *first = json_string_value(
-        json_object_get(json_array_get(request->messages, 0), "content"));
+    const char *first =
+        json_string_value(json_object_get(json_array_get(request->messages, 0), "content"));
     if (!strcmp(first, "raise"))
         return err_set(err, ERR_VALUE, "roles must alternate");
     if (!strcmp(first, "bos")) {
@@ -62,8 +62,8 @@ int chat_render(const struct chat *c, const struct chat_request *request,
         out->n_trusted = 1;
     }
     for (size_t i = 0; i < json_array_size(request->messages); i++)
-        buf_text(&out->text, json_string_value(json_object_get(
-                                 json_array_get(request->messages, i), "content")));
+        buf_text(&out->text, json_string_value(
+                                 json_object_get(json_array_get(request->messages, i), "content")));
     return 0;
 }
 
@@ -157,8 +157,12 @@ static void begin(void (*api)(struct exchange *), const char *body)
     }
     memset(&failed, 0, sizeof failed);
     submit_fails_at = -1;
-    info = (struct engine_info){.model_name = "demo", .arch = "llama", .quant = "f32",
-                                .kv_type = "f32", .max_model_len = 64, .context_length = 64,
+    info = (struct engine_info){.model_name = "demo",
+                                .arch = "llama",
+                                .quant = "f32",
+                                .kv_type = "f32",
+                                .max_model_len = 64,
+                                .context_length = 64,
                                 .vocab_size = tokenizer_vocab_size(tok)};
     sample_params_init(&info.defaults);
     app = (struct app){.phase = APP_READY, .names = {"demo"}, .n_names = 1};
@@ -177,8 +181,11 @@ static int32_t word(const char *text)
 
 static void token_event(int channel, const char *piece, const char *text, float logprob)
 {
-    struct event event = {.kind = EVENT_TOKEN, .token = word(piece), .logprob = logprob,
-                          .text = text, .text_size = strlen(text)};
+    struct event event = {.kind = EVENT_TOKEN,
+                          .token = word(piece),
+                          .logprob = logprob,
+                          .text = text,
+                          .text_size = strlen(text)};
     if (!isnan(logprob)) {
         event.n_top = 1;
         event.top[0] = (struct sample_top){event.token, logprob};
@@ -189,8 +196,12 @@ static void token_event(int channel, const char *piece, const char *text, float 
 static struct event done_event(enum finish_reason finish, const char *text, int prompt, int output)
 {
     return (struct event){
-        .kind = EVENT_DONE, .finish = finish, .text = text, .text_size = strlen(text),
-        .stop_index = -1, .stop_token = -1,
+        .kind = EVENT_DONE,
+        .finish = finish,
+        .text = text,
+        .text_size = strlen(text),
+        .stop_index = -1,
+        .stop_token = -1,
         .usage = {.prompt_tokens = prompt, .output_tokens = output, .cached_tokens = 1}};
 }
 
@@ -383,8 +394,7 @@ TEST(prompts_times_n)
     int prompts = submitted[0].request.n_tokens + submitted[2].request.n_tokens;
     for (int i = 3; i >= 0; i--) {
         char text[2] = {(char)('w' + i), 0};
-        struct event event =
-            done_event(FINISH_STOP, text, submitted[i].request.n_tokens, i);
+        struct event event = done_event(FINISH_STOP, text, submitted[i].request.n_tokens, i);
         event.stop_token = 7;
         event.stop_is_eos = i == 3;
         x.on_event(&x, i, &event);
@@ -404,7 +414,8 @@ TEST(prompts_times_n)
 static void prompt_events(int channel)
 {
     for (int i = 0; i < submitted[channel].request.n_tokens; i++) {
-        struct event event = {.kind = EVENT_PROMPT, .token = submitted[channel].tokens[i],
+        struct event event = {.kind = EVENT_PROMPT,
+                              .token = submitted[channel].tokens[i],
                               .logprob = i ? -1.0f : NAN};
         x.on_event(&x, channel, &event);
     }
@@ -412,8 +423,7 @@ static void prompt_events(int channel)
 
 TEST(echo_with_logprobs_as_evaluation_harnesses_use_it)
 {
-    begin(api_completions,
-          "{\"prompt\":\"hi you\",\"echo\":true,\"logprobs\":0,\"max_tokens\":0}");
+    begin(api_completions, "{\"prompt\":\"hi you\",\"echo\":true,\"logprobs\":0,\"max_tokens\":0}");
     EXPECT_INT(submitted[0].request.prompt_logprobs, 0);
     EXPECT_INT(submitted[0].request.max_tokens, 0);
     int n = submitted[0].request.n_tokens;
@@ -432,8 +442,8 @@ TEST(echo_with_logprobs_as_evaluation_harnesses_use_it)
     /* the last token ends where the text does */
     json_t *tokens = at(json, "choices.0.logprobs.tokens");
     size_t size = json_string_length(json_array_get(tokens, (size_t)n - 1));
-    EXPECT_INT(json_integer_value(json_array_get(at(json, "choices.0.logprobs.text_offset"),
-                                                 (size_t)n - 1)) +
+    EXPECT_INT(json_integer_value(
+                   json_array_get(at(json, "choices.0.logprobs.text_offset"), (size_t)n - 1)) +
                    (long long)size,
                6);
     json_decref(json);
@@ -480,8 +490,8 @@ TEST(echoed_stream_begins_with_its_prompt)
 TEST(names_in_one_map_differ)
 {
     begin(api_completions, "{\"prompt\":\"hi\",\"logprobs\":5}");
-    struct event event = {.kind = EVENT_TOKEN, .token = word("<0xE2>"), .logprob = -1, .text = "",
-                          .n_top = 4};
+    struct event event = {
+        .kind = EVENT_TOKEN, .token = word("<0xE2>"), .logprob = -1, .text = "", .n_top = 4};
     event.top[0] = (struct sample_top){word("a"), -0.5f};
     event.top[1] = (struct sample_top){word("<0x61>"), -0.75f}; /* "a" again */
     event.top[2] = (struct sample_top){word("<0xE3>"), -0.8f};
@@ -518,8 +528,11 @@ TEST(failures)
     begin(api_completions, body.data);
     EXPECT(!failed.code && n_submitted == 1);
     EXPECT_INT(submitted[0].request.max_tokens, 1);
-    struct event event = {.kind = EVENT_FAILED, .error = ERR_DEVICE, .finish = FINISH_ERROR,
-                          .error_text = "gone", .text = ""};
+    struct event event = {.kind = EVENT_FAILED,
+                          .error = ERR_DEVICE,
+                          .finish = FINISH_ERROR,
+                          .error_text = "gone",
+                          .text = ""};
     x.on_event(&x, 0, &event);
     EXPECT_INT(failed.code, ERR_DEVICE);
     begin(api_completions, "{\"prompt\":\"a\",\"stream\":true}");

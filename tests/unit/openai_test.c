@@ -74,11 +74,10 @@ TEST(usage_has_its_details)
     struct buf out = {0};
     struct engine_usage usage = {.prompt_tokens = 7, .cached_tokens = 4, .output_tokens = 5};
     EXPECT_INT(openai_write_usage(&out, &usage, 2), 0);
-    EXPECT_STR(out.data,
-               "{\"prompt_tokens\":7,\"completion_tokens\":5,\"total_tokens\":12,"
-               "\"prompt_tokens_details\":{\"cached_tokens\":4,\"audio_tokens\":0},"
-               "\"completion_tokens_details\":{\"reasoning_tokens\":2,\"audio_tokens\":0,"
-               "\"accepted_prediction_tokens\":0,\"rejected_prediction_tokens\":0}}");
+    EXPECT_STR(out.data, "{\"prompt_tokens\":7,\"completion_tokens\":5,\"total_tokens\":12,"
+                         "\"prompt_tokens_details\":{\"cached_tokens\":4,\"audio_tokens\":0},"
+                         "\"completion_tokens_details\":{\"reasoning_tokens\":2,\"audio_tokens\":0,"
+                         "\"accepted_prediction_tokens\":0,\"rejected_prediction_tokens\":0}}");
     buf_free(&out);
 }
 

@@ -1,5 +1,5 @@
-/* request_test: request bodies against their errors: the catalogue of bad inputs, JSONTestSuite, and
- * what a good request comes to. No engine, no exchange. */
+/* request_test: request bodies against their errors: the catalogue of bad inputs, JSONTestSuite,
+ * and what a good request comes to. No engine, no exchange. */
 #include "server/request.h"
 
 #include <dirent.h>
@@ -33,9 +33,8 @@ static int parse_bytes(enum api api, const char *text, size_t n)
     /* exactly n bytes on the heap: a read past the end is seen by sanitizers */
     char *copy = malloc(n + 1);
     memcpy(copy, text, n);
-    int code = api == CHAT
-                   ? request_parse_chat(&request, copy, n, &limits, &arena, &error)
-                   : request_parse_completion(&request, copy, n, &limits, &arena, &error);
+    int code = api == CHAT ? request_parse_chat(&request, copy, n, &limits, &arena, &error)
+                           : request_parse_completion(&request, copy, n, &limits, &arena, &error);
     free(copy);
     return code;
 }
@@ -78,8 +77,7 @@ static void expect_rows(enum api api, const struct row *rows, size_t n, bool who
         EXPECT(!code == !error.text[0]);
     }
 }
-#define EXPECT_ROWS(api, rows, whole)                                                              \
-    expect_rows(api, rows, sizeof(rows) / sizeof(rows)[0], whole)
+#define EXPECT_ROWS(api, rows, whole) expect_rows(api, rows, sizeof(rows) / sizeof(rows)[0], whole)
 
 TEST(shared_fields_have_openai_errors)
 {
@@ -353,8 +351,7 @@ TEST(messages_are_built_as_templates_know_them)
                     "\"no\",\"reasoning_content\":\"why\"}]");
     /* a NUL is a character as any other */
     EXPECT_INT(parse_text(CHAT, TURN("{\"role\":\"user\",\"content\":\"x\\u0000y\"}")), 0);
-    EXPECT_INT(json_string_length(
-                   json_object_get(json_array_get(request.messages, 1), "content")),
+    EXPECT_INT(json_string_length(json_object_get(json_array_get(request.messages, 1), "content")),
                3);
 }
 
@@ -458,7 +455,8 @@ TEST(depth_and_size_are_bounded)
         buf_free(&b);
     }
     /* brackets in strings are text */
-    struct buf quoted = nested(1, "\"[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[\\\"[\"");
+    struct buf quoted =
+        nested(1, "\"[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[\\\"[\"");
     EXPECT_INT(parse_bytes(COMPLETION, quoted.data, quoted.size), 0);
     buf_free(&quoted);
     struct buf many;
@@ -512,8 +510,7 @@ TEST(long_fields_are_refused)
         for (int i = 0; i < n; i++)
             buf_text(&b, i ? ",\"\"" : "\"\"");
         buf_text(&b, "]}");
-        EXPECT_INT(parse_bytes(COMPLETION, b.data, b.size),
-                   n == 2048 ? ERR_VALUE : ERR_ARRAY_LONG);
+        EXPECT_INT(parse_bytes(COMPLETION, b.data, b.size), n == 2048 ? ERR_VALUE : ERR_ARRAY_LONG);
     }
     buf_free(&b);
 }
