@@ -64,7 +64,8 @@ struct model {
 };
 
 /* Open the weights of source and bind every tensor; the source must outlive the model. Errors:
- * ERR_FORMAT naming file and field; unknown architectures are refused by name with the known list. */
+ * ERR_FORMAT naming file and field, after the source's path; unknown architectures are refused by
+ * name with the known list. */
 int model_open(const struct source *source, const struct gguf *gguf, struct model **out,
                struct err *err);
 void model_close(struct model *m); /* NULL allowed */

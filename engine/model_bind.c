@@ -273,8 +273,9 @@ static void check_leftovers(struct binder *b)
     for (size_t i = 0; !b->rc && i < n; i++) {
         const char *name = weights_at(b->m->weights, i)->name;
         if (!b->used[i] && !is_redundant(b, name))
-            b->rc = err_set(b->err, ERR_FORMAT, "tensor '%s' is not part of a %s model of %d layers",
-                            name, b->c->arch->name, b->m->n_layers);
+            b->rc = err_set(b->err, ERR_FORMAT,
+                            "tensor '%s' is not part of a %s model of %d layers", name,
+                            b->c->arch->name, b->m->n_layers);
     }
 }
 
