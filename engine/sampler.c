@@ -18,9 +18,13 @@
 #include <string.h>
 
 enum {
-    BLOCK = 16,  /* lanes of a vectorised loop */
+    LANES = 4,   /* of what every x86-64 has; the compiler knows what to do elsewhere */
+    BLOCK = 16,  /* values per turn of a loop over the vocabulary */
     CHUNK = 1024 /* weights per partial sum */
 };
+
+typedef float floats __attribute__((vector_size(LANES * sizeof(float))));
+typedef int32_t ints __attribute__((vector_size(LANES * sizeof(int32_t))));
 
 /* Below this temperature the second best token would have to be within 1e-4 of the best to have any
  * chance: greedy, without dividing by almost nothing. */
@@ -106,28 +110,25 @@ static int32_t first_at_least(const float *x, int n, float low)
 }
 
 /* exp(z) for z <= 0, relative error below 2e-7, exactly 1 at 0; 0 below -87 and for NaN.
- * 2^k * exp(r) with k = round(z / ln 2) and the Taylor series of exp on |r| <= ln(2) / 2. */
-static inline float exp_below(float z)
+ * 2^k * exp(r) with k = round(z / ln 2) and the Taylor series of exp on |r| <= ln(2) / 2. What is
+ * out of range is masked to 0 on the way in and out. */
+static inline floats exp_below(floats z)
 {
     const float magic = 12582912.0f; /* 1.5 * 2^23: adding it rounds to an integer */
-    float clamped = z >= -87.0f ? z : -87.0f;
-    float shifted = clamped * 1.44269504f + magic;
-    float k = shifted - magic;
-    float r = clamped - k * 0.693359375f + k * 2.12194440e-4f; /* ln 2 in two parts */
-    float p = 1.0f / 5040;
-    p = p * r + 1.0f / 720;
+    ints mask = z >= -87.0f;
+    floats inside = (floats)((ints)z & mask);
+    floats shifted = inside * 1.44269504f + magic;
+    floats k = shifted - magic;
+    floats r = inside - k * 0.693359375f + k * 2.12194440e-4f; /* ln 2 in two parts */
+    floats p = r * (1.0f / 5040) + 1.0f / 720;
     p = p * r + 1.0f / 120;
     p = p * r + 1.0f / 24;
     p = p * r + 1.0f / 6;
     p = p * r + 0.5f;
     p = p * r + 1.0f;
     p = p * r + 1.0f;
-    uint32_t bits;
-    memcpy(&bits, &shifted, sizeof bits);
-    bits = (bits - 0x4B400000u + 127u) << 23; /* magic's bits hold k in the low end */
-    float power;
-    memcpy(&power, &bits, sizeof power);
-    return z >= -87.0f ? p * power : 0.0f;
+    ints power = ((ints)shifted - 0x4B400000 + 127) << 23; /* magic's low bits hold k */
+    return p * (floats)(power & mask);
 }
 
 /* weights[i] = exp((x[i] - max) * scale); returns their sum. */
@@ -141,8 +142,12 @@ static double weigh(struct sampler *s, const float *x, int n, float max, float s
         for (int i = start; i < end; i += BLOCK) {
             const float *block = block_at(x, n, i, tail);
             float *weights = s->weights + i;
-            for (int j = 0; j < BLOCK; j++)
-                weights[j] = exp_below((block[j] - max) * scale);
+            for (int j = 0; j < BLOCK; j += LANES) {
+                floats z;
+                memcpy(&z, block + j, sizeof z);
+                z = exp_below((z - max) * scale);
+                memcpy(weights + j, &z, sizeof z);
+            }
             for (int j = 0; j < BLOCK; j++)
                 lanes[j] += (double)weights[j];
         }
