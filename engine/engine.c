@@ -215,19 +215,6 @@ static int check_request(const struct engine *e, const struct engine_request *r,
     return rc ? rc : check_ids("prompt", r->tokens, r->n_tokens, vocab, err);
 }
 
-/* The tokens one sequence may come to. A model whose every layer has a window gives blocks back as
- * it goes on, so the pool bounds it only if it can not even hold the window. */
-static int tokens_max(const struct engine *e)
-{
-    const struct engine_info *info = &e->parts.info;
-    int window = e->parts.model->window_max;
-    int all = info->max_model_len;
-    int64_t pool = (int64_t)info->n_blocks * info->block_size;
-    if (sched_blocks_min(all, info->block_size, window) <= info->n_blocks || pool > all)
-        return all;
-    return (int)pool;
-}
-
 /* splitmix64's finisher (Steele, Lea, Flood 2014) over a random start: no two requests of a process
  * share a seed, and none can be foretold. */
 static uint64_t next_seed(struct engine *e)
@@ -243,7 +230,8 @@ int engine_submit(struct engine *e, const struct engine_request *request, void *
 {
     const struct engine_parts *p = &e->parts;
     struct engine_request r = *request;
-    int most = tokens_max(e);
+    int most = sched_tokens_max(p->info.max_model_len, p->info.n_blocks, p->info.block_size,
+                                p->model->window_max);
     *out = NULL;
     int rc = check_request(e, &r, err);
     if (rc)

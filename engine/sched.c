@@ -100,6 +100,16 @@ int sched_blocks_min(int n_tokens, int block_size, int window)
     return (int)(window > 0 && seen < all ? seen : all);
 }
 
+/* A model whose every layer has a window gives blocks back as it goes on: the pool bounds its
+ * sequences only if it can not even hold the window. */
+int sched_tokens_max(int max_model_len, int n_blocks, int block_size, int window)
+{
+    int64_t pool = (int64_t)n_blocks * block_size;
+    if (sched_blocks_min(max_model_len, block_size, window) <= n_blocks)
+        return max_model_len;
+    return (int)pool;
+}
+
 static void unplan(struct sched *s, struct seq *seq)
 {
     if (seq->item < 0)

@@ -42,6 +42,9 @@ void sched_free(struct sched *s); /* zeroed and NULL allowed */
  * more than the pool has; because of that the sequence that ranks first can always go on. */
 int sched_blocks_min(int n_tokens, int block_size, int window);
 
+/* Tokens, prompt and output, one sequence may come to: max_model_len, or what the pool can hold. */
+int sched_tokens_max(int max_model_len, int n_blocks, int block_size, int window);
+
 /* A new sequence queues up. One of a group waits for the oldest of that group to have its prompt in
  * the cache, if it is still under way. */
 void sched_add(struct sched *s, struct seq *seq);
