@@ -334,6 +334,7 @@ static int answer_start(struct exchange *x, struct err *err)
         struct choice *c = &a->choices[i];
         choice_init(c, i, r->params.logprobs >= 0, r->return_token_ids,
                     (size_t)ANSWER_BYTES_MAX / (size_t)a->n_choices);
+        c->show_special = r->show_special;
         if (r->echo) {
             const struct answer_echo *echo = &a->echoes[i / r->n];
             buf_add(&c->text, echo->text, echo->size);

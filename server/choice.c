@@ -65,8 +65,10 @@ static void comma(struct buf *out)
         buf_byte(out, ',');
 }
 
-/* "token":"..","logprob":..,"bytes":[..] */
-static void write_entry(struct buf *out, const struct tokenizer *tok, int32_t token, float logprob)
+/* "token":"..","logprob":..,"bytes":[..]. A special token that the text leaves out (EOS) has no
+ * bytes: those of all tokens joined are the text. */
+static void write_entry(struct buf *out, const struct tokenizer *tok, int32_t token, float logprob,
+                        bool show_special)
 {
     size_t n;
     const char *piece = tokenizer_piece(tok, token, true, &n);
@@ -74,6 +76,10 @@ static void write_entry(struct buf *out, const struct tokenizer *tok, int32_t to
     buf_json_string(out, piece, n);
     buf_text(out, ",\"logprob\":");
     write_logprob(out, logprob);
+    if (!show_special && tokenizer_is_special(tok, token)) {
+        buf_text(out, ",\"bytes\":null");
+        return;
+    }
     buf_text(out, ",\"bytes\":[");
     for (size_t i = 0; i < n; i++)
         buf_format(out, i ? ",%d" : "%d", (unsigned char)piece[i]);
@@ -85,11 +91,11 @@ static void add_chat(struct choice *c, const struct tokenizer *tok, const struct
     struct buf *out = &c->entries;
     comma(out);
     buf_byte(out, '{');
-    write_entry(out, tok, event->token, event->logprob);
+    write_entry(out, tok, event->token, event->logprob, c->show_special);
     buf_text(out, ",\"top_logprobs\":[");
     for (int i = 0; i < event->n_top; i++) {
         buf_text(out, i ? ",{" : "{");
-        write_entry(out, tok, event->top[i].token, event->top[i].logprob);
+        write_entry(out, tok, event->top[i].token, event->top[i].logprob, c->show_special);
         buf_byte(out, '}');
     }
     buf_text(out, "]}");
@@ -193,7 +199,9 @@ void choice_write_logprobs(struct choice *c, enum choice_shape shape, bool whole
     buf_text(out, shape == CHOICE_CHAT ? "{\"content\":[" : "{\"tokens\":[");
     buf_add(out, c->entries.data, c->entries.size);
     if (shape == CHOICE_CHAT) {
-        buf_text(out, "],\"refusal\":null}");
+        /* the specification allows null in a whole answer, and in a chunk only by an attribute that
+         * not every validator reads */
+        buf_text(out, whole ? "],\"refusal\":null}" : "],\"refusal\":[]}");
     } else {
         buf_text(out, "],\"token_logprobs\":[");
         buf_add(out, c->values.data, c->values.size);

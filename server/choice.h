@@ -18,6 +18,7 @@ enum choice_shape { CHOICE_CHAT, CHOICE_LEGACY };
 struct choice {
     int index;
     bool want_logprobs, want_ids;
+    bool show_special;   /* special tokens are part of the text */
     struct buf text;                  /* UTF-8 */
     struct buf entries;               /* chat: list items; legacy: `tokens` */
     struct buf values, tops, offsets; /* legacy: token_logprobs, top_logprobs, text_offset */

@@ -352,7 +352,7 @@ TEST(logprobs_of_held_text_are_not_lost)
     expect_at(json, "choices.0.logprobs.content.0.bytes", "[97]");
     expect_at(json, "choices.0.logprobs.content.0.top_logprobs.0.token", "\"a\"");
     expect_at(json, "choices.0.logprobs.content.1.logprob", "-9999");
-    expect_at(json, "choices.0.logprobs.refusal", "null");
+    expect_at(json, "choices.0.logprobs.refusal", "[]");
     json_decref(json);
     json = frame(2);
     expect_at(json, "choices.0.delta", "{}");
@@ -360,6 +360,22 @@ TEST(logprobs_of_held_text_are_not_lost)
     EXPECT_INT(json_array_size(at(json, "choices.0.logprobs.content")), 1);
     json_decref(json);
     EXPECT(frame(3) == NULL);
+    end();
+}
+
+TEST(the_bytes_of_all_tokens_are_the_text)
+{
+    for (int shown = 0; shown < 2; shown++) {
+        begin(api_chat, shown ? CHAT(",\"logprobs\":true,\"skip_special_tokens\":false")
+                              : CHAT(",\"logprobs\":true"));
+        token_event(0, "</s>", shown ? "</s>" : "", -1.0f);
+        done(0, FINISH_STOP, "", 3, 1);
+        json_t *json = answer();
+        expect_at(json, "choices.0.logprobs.content.0.token", "\"</s>\"");
+        expect_at(json, "choices.0.logprobs.content.0.bytes", shown ? "[60,47,115,62]" : "null");
+        expect_at(json, "choices.0.logprobs.refusal", "null");
+        json_decref(json);
+    }
     end();
 }
 
