@@ -35,7 +35,7 @@ enum {
     RING_EVENTS_MIN = 8 /* events of the largest size that fit at least */
 };
 
-/* What stands in a ring: this, n_top alternatives, for terminal events a struct ending, the text. */
+/* What stands in a ring: this, n_top alternatives, a struct ending if terminal, the text. */
 struct record {
     uint32_t bytes; /* all of it */
     uint8_t kind, n_top;

@@ -3,7 +3,7 @@
  * window, arrivals, cancels, readers. After every step the invariants are checked; every request's
  * events are compared with what it would have got alone. A failing seed prints itself.
  *
- *     sim [--seeds N] [--steps M] [--seed S]       the last line: `N passed, N failed, N skipped` */
+ *     sim [--seeds N] [--steps M] [--seed S]       last line: `N passed, N failed, N skipped` */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -64,8 +64,9 @@ struct world {
 static struct {
     const char *name;
     uint64_t n;
-} seen[] = {{"steps", 0},        {"finished", 0}, {"cancelled", 0}, {"failed", 0}, {"preemptions", 0},
-            {"cached tokens", 0}, {"evictions", 0}, {"pauses", 0},    {"deaths", 0}};
+} seen[] = {{"steps", 0},       {"finished", 0},      {"cancelled", 0},
+            {"failed", 0},      {"preemptions", 0},   {"cached tokens", 0},
+            {"evictions", 0},   {"pauses", 0},        {"deaths", 0}};
 
 /* ---- chance */
 
