@@ -60,7 +60,7 @@ REFUSED = {
     "control in a value": b"GET /health HTTP/1.1\r\nHost: a\r\nX: a\x01b\r\n\r\n",
     "control in the method": b"F\x01O /health HTTP/1.1\r\nHost: a\r\n\r\n",
     "lower case method": b"get /health HTTP/1.1\r\nHost: a\r\n\r\n",
-    "TRACE": b"TRACE /health HTTP/1.1\r\nHost: a\r\nX-Secret: canary\r\n\r\n",
+    "TRACE": b"TRACE /health HTTP/1.1\r\nHost: a\r\nConnection: close\r\nX-Secret: canary\r\n\r\n",
     "CONNECT": b"CONNECT a:80 HTTP/1.1\r\nHost: a\r\n\r\n",
     "long method": b"A" * 5000 + b" /health HTTP/1.1\r\nHost: a\r\n\r\n",
 }
