@@ -522,7 +522,7 @@ static char *read_all(struct parse *p, const char *path, size_t *n)
     }
     free(bytes);
     if (saved != 0)
-        fail(p, "%.300s: %s", path, strerror(saved));
+        fail(p, "config_file %.300s: %s", path, strerror(saved));
     else
         fail(p, "%.300s: larger than a configuration can be (1 MiB)", path);
     return NULL;

@@ -53,7 +53,8 @@ struct engine_options {
 
 enum finish_reason { FINISH_NONE, FINISH_STOP, FINISH_LENGTH, FINISH_CANCELLED, FINISH_ERROR };
 
-/* One sequence to generate. All pointers are copied by submit (one allocation, freed by release). */
+/* One sequence to generate. All pointers are copied by submit (one allocation, freed by release).
+ */
 struct engine_request {
     const int32_t *tokens; /* the prompt, 1..max_model_len - 1 ids, all < vocab_size */
     int n_tokens;
@@ -101,8 +102,9 @@ struct event {
     char error_text[160];
 };
 
-struct engine_info { /* constant after open */
-    const char *model_name, *arch, *device, *quant; /* "sirocco-demo", "mistral", "avx512, 2 threads" */
+struct engine_info {                                /* constant after open */
+    const char *model_name, *arch, *device,
+        *quant; /* "sirocco-demo", "mistral", "avx512, 2 threads" */
     int vocab_size, max_model_len, context_length, block_size, n_blocks, max_seqs, max_batch_tokens;
     int64_t n_parameters, weight_bytes, kv_bytes_per_token, workspace_bytes;
     const char *kv_type;

@@ -45,7 +45,8 @@ extern const struct sample_param sample_param_table[];
 extern const int sample_param_count;
 
 void sample_params_init(struct sample_params *p); /* the table's standards; no seed, no logprobs */
-int sample_params_check(const struct sample_params *p, struct err *err); /* ranges; names the field */
+int sample_params_check(const struct sample_params *p,
+                        struct err *err); /* ranges; names the field */
 
 struct sample_top {
     int32_t token;

@@ -32,7 +32,8 @@ struct device_options {
 };
 
 /* A weight matrix of rows outputs by cols inputs. data is the host's (mmapped) storage, which must
- * outlive the device; packed is the backend's own form, made by matrix_load, freed by matrix_free. */
+ * outlive the device; packed is the backend's own form, made by matrix_load, freed by matrix_free.
+ */
 struct matrix {
     enum quant_type type;
     int64_t rows, cols;

@@ -1,5 +1,5 @@
-/* case_table: simple case mappings of Unicode 14 beyond ASCII (UnicodeData.txt, fields 12 and 13) as
- * ranges: each step-th character from first to last maps to itself plus delta. Included by chars.c. */
+/* case_table: simple case mappings of Unicode 14 beyond ASCII (UnicodeData.txt, fields 12 and 13)
+ * as ranges: each step-th character from first to last maps to itself plus delta. For chars.c. */
 #ifndef SIROCCO_TEMPLATE_CASE_TABLE_H
 #define SIROCCO_TEMPLATE_CASE_TABLE_H
 

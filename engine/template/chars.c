@@ -1,6 +1,7 @@
-/* chars: letter case, HTML escapes and character classes for the string filters and methods. Pure functions over
- * a render's strings; its thread. Case follows Unicode's simple mappings (case_table.h) with the
- * special ones that Latin and Greek text meets; the classes beyond ASCII are by blocks. */
+/* chars: letter case, HTML escapes and character classes for the string filters and methods. Pure
+ * functions over a render's strings; its thread. Case follows Unicode's simple mappings
+ * (case_table.h) with the special ones that Latin and Greek text meets; the classes beyond ASCII
+ * are by blocks. */
 #include <string.h>
 
 #include "engine/base/utf8.h"

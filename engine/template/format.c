@@ -217,8 +217,9 @@ static void write_percent(struct percent *p, const struct spec *spec, struct val
     if (v.kind == VALUE_UNDEFINED) {
         ops_undefined(r, v);
     } else if (!value_is_number(v)) {
-        render_fail(r, strchr("eEfFgG", spec->type) ? "must be real number, not %s"
-                                                    : "%%d format: a real number is required, not %s",
+        render_fail(r, strchr("eEfFgG", spec->type)
+                           ? "must be real number, not %s"
+                           : "%%d format: a real number is required, not %s",
                     value_type(v));
     } else if (strchr("eEfFgG", spec->type)) {
         write_float(r, spec, value_double(v), v.trusted);
@@ -342,7 +343,8 @@ static struct value field_value(struct braces *b, const struct str *s, size_t fr
     while (end < to && !r->failed) {
         bool item = s->data[end] == '[';
         size_t start = ++end;
-        while (end < to && (item ? s->data[end] != ']' : s->data[end] != '.' && s->data[end] != '['))
+        while (end < to && (item ? s->data[end] != ']'
+                                 : s->data[end] != '.' && s->data[end] != '['))
             end++;
         struct str *name = str_slice(r, s, start, end);
         size_t digits = 0;

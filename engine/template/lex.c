@@ -64,7 +64,7 @@ static size_t after_close(const struct lexer *l, size_t pos, char sign, bool tri
     return pos;
 }
 
-/* Where the text [start, delimiter) ends once the delimiter's sign and lstrip_blocks are applied. */
+/* Where the text [start, delimiter) ends after the delimiter's sign and lstrip_blocks. */
 static size_t text_end(const struct lexer *l, size_t start, size_t delimiter, char sign,
                        bool is_print)
 {

@@ -420,9 +420,9 @@ static struct value pad(struct render *r, const struct bound_args *args, int64_t
     if (missing <= 0)
         return args->self;
     /* str.center puts the odd one to the left when the width is odd */
-    int64_t left = left_of_two == 1 ? missing / 2 + (missing & width & 1) : missing / 2 * left_of_two;
-    if (left_of_two == 2)
-        left = missing;
+    int64_t left = left_of_two == 1   ? missing / 2 + (missing & width & 1)
+                   : left_of_two == 2 ? missing
+                                      : 0;
     size_t mark = out_mark(r);
     fill(r, left, with);
     out_str(r, s);

@@ -441,17 +441,9 @@ struct value ops_item(struct render *r, struct value object, struct value key)
 
 /* ---- slices */
 
-static bool slice_bound(struct render *r, struct value v, int64_t otherwise, int64_t *out)
+static int64_t slice_bound(struct value v, int64_t otherwise)
 {
-    *out = otherwise;
-    if (v.kind == VALUE_NONE)
-        return true;
-    if (!is_whole(v)) {
-        render_fail(r, "slice indices must be integers or None or have an __index__ method");
-        return false;
-    }
-    *out = whole(v);
-    return true;
+    return v.kind == VALUE_NONE ? otherwise : whole(v);
 }
 
 /* Python's PySlice_AdjustIndices: into [0, n], or [-1, n - 1] when going down. */
@@ -488,14 +480,16 @@ static struct value slice_items(struct render *r, struct value object, int64_t s
 struct value ops_slice(struct render *r, struct value object, const struct value part[3])
 {
     int64_t start, stop, step, n;
+    bool possible = is_sequence(object) || object.kind == VALUE_RANGE;
+    for (int i = 0; i < 3; i++)
+        possible = possible && (part[i].kind == VALUE_NONE || is_whole(part[i]));
     if (object.kind == VALUE_UNDEFINED)
         ops_undefined(r, object);
-    else if (object.kind == VALUE_DICT)
-        render_fail(r, "unhashable type: 'slice'");
-    else if (!is_sequence(object) && object.kind != VALUE_RANGE)
-        render_fail(r, "'%s' object is not subscriptable", value_type(object));
-    if (r->failed || !slice_bound(r, part[2], 1, &step))
+    if (r->failed)
         return value_undefined();
+    if (!possible) /* as every subscript that fails in Jinja, undefined */
+        return no_such(r, object, str_value(r, "slice", true));
+    step = slice_bound(part[2], 1);
     if (step == 0) {
         render_fail(r, "slice step cannot be zero");
         return value_undefined();
@@ -503,9 +497,8 @@ struct value ops_slice(struct render *r, struct value object, const struct value
     if (object.kind == VALUE_RANGE)
         object = iter_list(r, object, VALUE_LIST);
     n = value_length(r, object);
-    if (!slice_bound(r, part[0], step > 0 ? 0 : n - 1, &start) ||
-        !slice_bound(r, part[1], step > 0 ? n : -1, &stop))
-        return value_undefined();
+    start = slice_bound(part[0], step > 0 ? 0 : n - 1);
+    stop = slice_bound(part[1], step > 0 ? n : -1);
     if (part[0].kind != VALUE_NONE)
         start = adjust(start, n, step < 0);
     if (part[1].kind != VALUE_NONE)

@@ -1,6 +1,6 @@
-/* out: the render's output, which is also the stack strings are built on, and the text of values as
- * Python's str() and repr() make it. Everything written says whether it is trusted; spans are merged
- * as they come. Bounded by the buffer's maximum. The render's thread. */
+/* out: the render's output, which is also the stack strings are built on, and the text of values
+ * as Python's str() and repr() make it. Everything written says whether it is trusted; spans are
+ * merged as they come. Bounded by the buffer's maximum. The render's thread. */
 #include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
@@ -30,11 +30,11 @@ static void overflow(struct render *r, int rc)
 
 static void add_span(struct render *r, size_t start, size_t end)
 {
-    struct text_span *last = spans_of(r) + n_spans(r) - 1;
+    size_t n = n_spans(r);
     if (start == end)
         return;
-    if (n_spans(r) && last->end == start) {
-        last->end = end;
+    if (n && spans_of(r)[n - 1].end == start) {
+        spans_of(r)[n - 1].end = end;
         return;
     }
     struct text_span span = {start, end};
@@ -102,7 +102,8 @@ void out_str(struct render *r, const struct str *s)
 size_t out_float(char text[OUT_FLOAT_MAX], double f)
 {
     if (!isfinite(f))
-        return (size_t)snprintf(text, OUT_FLOAT_MAX, "%s", isnan(f) ? "nan" : f > 0 ? "inf" : "-inf");
+        return (size_t)snprintf(text, OUT_FLOAT_MAX, "%s",
+                                isnan(f) ? "nan" : f > 0 ? "inf" : "-inf");
     char digits[OUT_FLOAT_MAX];
     for (int precision = 0; precision <= 16; precision++) {
         snprintf(digits, sizeof digits, "%.*e", precision, f);

@@ -53,7 +53,7 @@ void render_no_memory(struct render *r);
 bool render_work(struct render *r, uint64_t units); /* false: the steps are used up, failed */
 bool render_bytes(struct render *r, size_t n);      /* the same for moving n bytes */
 bool render_enter(struct render *r); /* one more level of nodes; leave with r->depth-- */
-void *render_alloc(struct render *r, size_t count, size_t size); /* zeroed, from the arena; or NULL */
+void *render_alloc(struct render *r, size_t count, size_t size); /* zeroed arena memory or NULL */
 struct scope *render_push(struct render *r, struct scope *parent);
 void render_set(struct render *r, struct scope *scope, const struct str *name, struct value value);
 void render_assign(struct render *r, const struct node *target, struct value value);

@@ -2,10 +2,12 @@
  * documentation; transformers' chat template conventions: trim_blocks, lstrip_blocks, loop
  * controls, raise_exception, strftime_now, tojson without HTML escaping).
  *
- * Three files: lex.c (source -> tokens), parse.c (tokens -> tree), render.c (tree + context ->
- * text). A template is immutable after parse; renders run on any thread with their own arena.
- * Bounds: source 256 KiB, 500,000 steps, 16 MiB of output, depth 64, ranges 10^5. Every error names
- * line and column. There is no attribute walk, import or I/O.
+ * Stages: lex.c (source -> tokens), parse.c, expr.c (tokens -> tree), render.c, eval.c (tree +
+ * context -> text), with tables of filters, tests, methods and globals. A template is immutable
+ * after parse; renders run on any thread with their own arena. Bounds: source 256 KiB, 500,000
+ * steps, 16 MiB of output, 96 MiB of values, 64 calls deep, ranges 10^5. Every error names line and
+ * column, save raise_exception's, which is the template's own text. There is no attribute walk,
+ * import or I/O.
  *
  * Trust: text that stands in the template (and bos_token, eos_token...) is trusted, text that comes
  * from the conversation is not; render reports the trusted spans of its output so that special
@@ -36,7 +38,8 @@ void template_free(struct template *t); /* NULL allowed */
 
 /* context: a JSON object of the template's variables; trusted_names (NULL-terminated, or NULL)
  * lists its top-level strings that count as template text. now: what strftime_now formats (local
- * time). Errors: ERR_VALUE with what raise_exception said or what went wrong, with line and column. */
+ * time). Errors: ERR_VALUE with exactly what raise_exception said, or with line, column and what
+ * went wrong; err's param stays empty. */
 int template_render(const struct template *t, const json_t *context,
                     const char *const *trusted_names, time_t now, struct template_text *out,
                     struct err *err);

@@ -55,7 +55,8 @@ int tokenizer_decode(const struct tokenizer *t, const int32_t *ids, size_t n, bo
                      bool strip_first, struct buf *out);
 
 bool tokenizer_is_special(const struct tokenizer *t, int32_t id);
-int32_t tokenizer_find(const struct tokenizer *t, const char *text, size_t n); /* exact token or -1 */
+int32_t tokenizer_find(const struct tokenizer *t, const char *text,
+                       size_t n);                 /* exact token or -1 */
 int32_t tokenizer_bos(const struct tokenizer *t); /* -1: none */
 int32_t tokenizer_eos(const struct tokenizer *t);
 bool tokenizer_adds_bos(const struct tokenizer *t);

@@ -4,7 +4,8 @@
  * to CPU_ATTENTION_ROWS (query, head) rows. Every row's arithmetic depends on its own query and its
  * own positions alone, so items and block sizes do not change results. Reader of the KV layout
  * (writer: rope.c):
- *   k[layer][block][kv_head][head_dim][block_size], v[layer][block][kv_head][block_size][head_dim] */
+ *   k[layer][block][kv_head][head_dim][block_size], v[layer][block][kv_head][block_size][head_dim]
+ */
 #include "kernels/cpu/cpu.h"
 
 #include <math.h>

@@ -1,5 +1,6 @@
-/* attention_avx2: attention with AVX2; attention_vec.h holds the loops, vec_avx2.h the instructions.
- * Pool threads run them; they keep no state. Empty when built without these instructions. */
+/* attention_avx2: attention with AVX2; attention_vec.h holds the loops, vec_avx2.h the
+ * instructions. Pool threads run them; they keep no state. Empty when built without these
+ * instructions. */
 #if defined(__AVX2__)
 #include "kernels/cpu/vec_avx2.h"
 

@@ -1,5 +1,6 @@
-/* attention_avx512: attention with AVX-512; attention_vec.h holds the loops, vec_avx512.h the instructions.
- * Pool threads run them; they keep no state. Empty when built without these instructions. */
+/* attention_avx512: attention with AVX-512; attention_vec.h holds the loops, vec_avx512.h the
+ * instructions. Pool threads run them; they keep no state. Empty when built without these
+ * instructions. */
 #if defined(__AVX512F__)
 #include "kernels/cpu/vec_avx512.h"
 

@@ -274,7 +274,8 @@ static int kv_open(struct device *d, const struct kv_options *o)
 /* q, d and sums of struct cpu_quantized, each rounded up to ALIGN */
 static size_t quantized_bytes(int n_max, int cols_max, size_t *d_at, size_t *sums_at)
 {
-    size_t q = (size_t)n_max * (size_t)cols_max, blocks = (size_t)n_max * ((size_t)cols_max / 32 + 1);
+    size_t q = (size_t)n_max * (size_t)cols_max,
+           blocks = (size_t)n_max * ((size_t)cols_max / 32 + 1);
 
     *d_at = (q + ALIGN - 1) / ALIGN * ALIGN;
     *sums_at = *d_at + (blocks * sizeof(float) + ALIGN - 1) / ALIGN * ALIGN;

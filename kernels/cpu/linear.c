@@ -17,7 +17,8 @@ enum { BLOCK = 32, LANES = 8, CHUNK = 256, TOKENS = 16, ROWS_UNIT = 32, SLICES_P
 
 /* LANES partial sums per output, lane i adding columns i, i + LANES, ...; CHUNK and BLOCK are
  * multiples of LANES, so the lane of a column does not depend on the chunk. */
-static void row_times(const struct cpu_linear_slice *s, int64_t row, const char *data, int t0, int n)
+static void row_times(const struct cpu_linear_slice *s, int64_t row, const char *data, int t0,
+                      int n)
 {
     const struct matrix *w = s->job->w;
     const struct quant_format *format = &quant_formats[w->type];

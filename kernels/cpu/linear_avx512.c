@@ -1,6 +1,7 @@
 /* linear_avx512: matrix times vectors with AVX-512; linear_vec.h and linear_quant_vec.h hold the
  * loops. Without VNNI the quantized formats keep their AVX2 variant: the byte products AVX-512BW
- * has saturate. Pool threads run it; it keeps no state. Empty when built without the instructions. */
+ * has saturate. Pool threads run it; it keeps no state. Empty when built without the instructions.
+ */
 #if defined(__AVX512F__)
 #include "kernels/cpu/vec_avx512.h"
 

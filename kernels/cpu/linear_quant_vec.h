@@ -25,6 +25,7 @@ enum {
     QUANT_COLS_BLOCKS = 96,
     QUANT_TOKENS_CHUNK = 768,
     QUANT_TOKENS_PANEL = 8,
+    QUANT_AHEAD = 512, /* bytes prefetched ahead in each row: more rows than hardware follows */
     PANEL_BLOCK = (DOTS + 1) * VEC * 4, /* bytes */
 };
 
@@ -81,10 +82,22 @@ VEC_INLINE size_t block_bytes(enum quant_type type)
 
 /* ---- few inputs ---- */
 
+/* Behind a row's end the row VEC further goes on: the same lane of the next rows to be read. */
+VEC_INLINE void prefetch_rows(const char *const rows[VEC], size_t offset, size_t row_bytes)
+{
+    size_t ahead = offset + QUANT_AHEAD;
+
+    if (ahead >= row_bytes)
+        ahead += (VEC - 1) * row_bytes;
+    for (int r = 0; r < VEC; r++)
+        _mm_prefetch((const char *)((uintptr_t)rows[r] + ahead), _MM_HINT_T0);
+}
+
 VEC_INLINE void quant_stream_tile(enum quant_type type, const struct cpu_linear_slice *s,
                                   int64_t row, int64_t t, int n_tokens)
 {
     struct quant_inputs x = inputs_at(s, t, 0);
+    const size_t row_bytes = (size_t)x.blocks * block_bytes(type);
     const char *rows[VEC];
     vec sum[4];
 
@@ -95,6 +108,8 @@ VEC_INLINE void quant_stream_tile(enum quant_type type, const struct cpu_linear_
         ivec w[DOTS];
         vec d;
         block_load(type, rows, (size_t)b * block_bytes(type), w, &d);
+        if (type == QUANT_Q8_0 || b % 2 == 0)
+            prefetch_rows(rows, (size_t)b * block_bytes(type), row_bytes);
         for (int i = 0; i < n_tokens; i++) {
             const int8_t *q = x.q + i * x.cols + b * BLOCK;
             ivec acc = dot_start(type, x.sums[i * x.blocks + b]);
@@ -252,9 +267,14 @@ static void quantize_row(const float *in, int64_t cols, int8_t *q, float *d, int
             most = vec_max(vec_abs(x), most);
             poison = vec_add(poison, vec_sub(x, x));
         }
-        float greatest = vec_max_all(most);
+        float greatest = vec_max_all(most), poisoned = vec_sum(poison);
         vec inverse = vec_set(greatest > 0x1p-120f ? 127 / greatest : 0);
-        d[b] = greatest / 127 + vec_sum(poison);
+        d[b] = greatest / 127 + poisoned;
+        sums[b] = 0;
+        if (poisoned != 0) { /* NaN: nothing here can be converted */
+            memset(q, 0, BLOCK);
+            continue;
+        }
         int32_t sum = 0;
         for (int i = 0; i < BLOCK; i += VEC)
             sum += ivec_store_int8(q + i, vec_mul(vec_load(in + i), inverse));

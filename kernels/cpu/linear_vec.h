@@ -1,4 +1,5 @@
-/* linear_vec: the float formats of linear.c (F32, F16, BF16) in vectors; included by linear_<isa>.c.
+/* linear_vec: the float formats of linear.c (F32, F16, BF16) in vectors; included by
+ * linear_<isa>.c.
  *
  * Every output is one vector sum over the columns, VEC at a time in order, folded at the end by
  * vec_sum's tree, whatever the tile around it: the stream path (few inputs: weights go from memory

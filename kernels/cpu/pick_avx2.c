@@ -1,5 +1,6 @@
-/* pick_avx2: greedy choice and log-sum-exp with AVX2; pick_vec.h holds the loops, vec_avx2.h the instructions.
- * Pool threads run them; they keep no state. Empty when built without these instructions. */
+/* pick_avx2: greedy choice and log-sum-exp with AVX2; pick_vec.h holds the loops, vec_avx2.h the
+ * instructions. Pool threads run them; they keep no state. Empty when built without these
+ * instructions. */
 #if defined(__AVX2__)
 #include "kernels/cpu/vec_avx2.h"
 

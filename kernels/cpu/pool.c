@@ -1,11 +1,11 @@
 /* pool: the fork-join workers of the CPU backend.
  *
  * pool_run is called by one thread at a time, the engine's. A run is published as one 64-bit word:
- * its number in the upper half, the next free slice in the lower. Taking a slice is a compare and
- * swap of that word, so a worker that comes late, from an older run, cannot take a slice it has
- * not read the function of: job fields change only when no slice of the run is pending, and a swap
- * succeeds only while its run still has a slice to give. The caller therefore never waits for a
- * worker that sleeps, only for slices that were taken.
+ * its number in the upper half, the slices not yet taken in the lower. Taking a slice is a compare
+ * and swap of that word, which fails if the run is another one or has no slice left. So a worker
+ * that comes late, with the function of an older run in hand, takes nothing: a run's fields change
+ * only when all its slices are done, and that is after the last of them was taken. The caller
+ * therefore never waits for a worker that sleeps, only for slices that were taken.
  *
  * A worker: SPIN (no new run: pause, SPIN_NS long) -> SLEEP (condition variable) -> TAKE (slices of
  * the new run until none is left) -> SPIN. Asleep it costs no CPU. A sleeper announces itself in
@@ -31,10 +31,9 @@ struct worker {
 };
 
 struct pool {
-    _Alignas(64) _Atomic uint64_t word; /* run number << 32 | next slice */
+    _Alignas(64) _Atomic uint64_t word; /* run number << 32 | slices not yet taken */
     _Atomic(pool_fn *) fn;
     _Atomic(void *) arg;
-    _Atomic int n_slices;
     _Alignas(64) _Atomic int pending; /* slices of the run not yet done */
     _Alignas(64) _Atomic int n_sleeping;
     _Atomic bool closing;
@@ -63,13 +62,12 @@ static void take_slices(struct pool *p, uint64_t word, int thread)
     uint32_t run = (uint32_t)(word >> 32);
     pool_fn *fn = atomic_load_explicit(&p->fn, memory_order_relaxed);
     void *arg = atomic_load_explicit(&p->arg, memory_order_relaxed);
-    uint32_t n = (uint32_t)atomic_load_explicit(&p->n_slices, memory_order_relaxed);
 
-    while ((uint32_t)(word >> 32) == run && (uint32_t)word < n) {
-        if (!atomic_compare_exchange_weak_explicit(&p->word, &word, word + 1,
+    while ((uint32_t)(word >> 32) == run && (uint32_t)word > 0) {
+        if (!atomic_compare_exchange_weak_explicit(&p->word, &word, word - 1,
                                                    memory_order_acq_rel, memory_order_acquire))
             continue;
-        fn(arg, (int)(uint32_t)word, thread);
+        fn(arg, (int)((uint32_t)word - 1), thread);
         atomic_fetch_sub_explicit(&p->pending, 1, memory_order_acq_rel);
         word = atomic_load_explicit(&p->word, memory_order_acquire);
     }
@@ -168,11 +166,10 @@ struct pool *pool_open(int n_threads)
 static uint64_t publish(struct pool *p, pool_fn *fn, void *arg, int n_slices)
 {
     uint64_t run = (atomic_load_explicit(&p->word, memory_order_relaxed) >> 32) + 1;
-    uint64_t word = run << 32;
+    uint64_t word = run << 32 | (uint32_t)n_slices;
 
     atomic_store_explicit(&p->fn, fn, memory_order_relaxed);
     atomic_store_explicit(&p->arg, arg, memory_order_relaxed);
-    atomic_store_explicit(&p->n_slices, n_slices, memory_order_relaxed);
     atomic_store_explicit(&p->pending, n_slices, memory_order_relaxed);
     atomic_store(&p->word, word);
     if (atomic_load(&p->n_sleeping) > 0) {

@@ -15,7 +15,8 @@ static void rope_head(float *head, const float *cos_sin, int n_freq, bool interl
 {
     for (int j = 0; j < n_freq; j++) {
         float c = cos_sin[2 * j], s = cos_sin[2 * j + 1];
-        float *a = head + (interleaved ? 2 * j : j), *b = head + (interleaved ? 2 * j + 1 : j + n_freq);
+        float *a = head + (interleaved ? 2 * j : j),
+              *b = head + (interleaved ? 2 * j + 1 : j + n_freq);
         float x = *a, y = *b;
         *a = x * c - y * s;
         *b = x * s + y * c;
