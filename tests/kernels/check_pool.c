@@ -36,7 +36,7 @@ static void many_runs(int n_threads)
         return;
     memset(counts, 0, sizeof counts);
     int expected[SLICES_MAX] = {0};
-    for (int run = 0; run < 3000; run++) {
+    for (int run = 0; run < 10000; run++) {
         int n = run % 7 == 0 ? check_int(0, SLICES_MAX) : check_int(0, 8);
         pool_run(p, count_slice, counts, n);
         for (int i = 0; i < n; i++)
