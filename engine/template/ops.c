@@ -480,15 +480,17 @@ static struct value slice_items(struct render *r, struct value object, int64_t s
 struct value ops_slice(struct render *r, struct value object, const struct value part[3])
 {
     int64_t start, stop, step, n;
-    bool possible = is_sequence(object) || object.kind == VALUE_RANGE;
-    for (int i = 0; i < 3; i++)
-        possible = possible && (part[i].kind == VALUE_NONE || is_whole(part[i]));
     if (object.kind == VALUE_UNDEFINED)
         ops_undefined(r, object);
+    else if (object.kind == VALUE_DICT)
+        render_fail(r, "unhashable type: 'slice'");
+    else if (!is_sequence(object) && object.kind != VALUE_RANGE)
+        render_fail(r, "'%s' object is not subscriptable", value_type(object));
+    for (int i = 0; i < 3; i++)
+        if (part[i].kind != VALUE_NONE && !is_whole(part[i]))
+            render_fail(r, "slice indices must be integers or None or have an __index__ method");
     if (r->failed)
         return value_undefined();
-    if (!possible) /* as every subscript that fails in Jinja, undefined */
-        return no_such(r, object, str_value(r, "slice", true));
     step = slice_bound(part[2], 1);
     if (step == 0) {
         render_fail(r, "slice step cannot be zero");

@@ -500,7 +500,7 @@ TEST(file_mistakes_name_their_line)
     EXPECT_INT(parse_file(big), 0);
     free(big);
     EXPECT_INT(PARSE("--config-file", "/"), -1);
-    EXPECT(strstr(error, "/: ") == error && strstr(error, "directory"));
+    EXPECT(strstr(error, "config_file /: ") == error && strstr(error, "directory"));
     EXPECT_INT(PARSE("--config-file", "/nowhere/at-all"), -1);
     EXPECT(strstr(error, "/nowhere/at-all: ") == error);
     clean_up();
