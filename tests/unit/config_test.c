@@ -502,7 +502,7 @@ TEST(file_mistakes_name_their_line)
     EXPECT_INT(PARSE("--config-file", "/"), -1);
     EXPECT(strstr(error, "config_file /: ") == error && strstr(error, "directory"));
     EXPECT_INT(PARSE("--config-file", "/nowhere/at-all"), -1);
-    EXPECT(strstr(error, "/nowhere/at-all: ") == error);
+    EXPECT(strstr(error, "config_file /nowhere/at-all: ") == error);
     clean_up();
 }
 

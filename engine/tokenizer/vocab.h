@@ -1,0 +1,80 @@
+/* vocab: the token table behind every tokenizer kind: texts, types, pieces, lookup, matching.
+ *
+ * Life: vocab_init, vocab_put for every token (any id order), vocab_seal, then immutable and open
+ * to any thread; vocab_free. Texts are bytes of any value, 1..VOCAB_TEXT_MAX long and unique. */
+#ifndef SIROCCO_VOCAB_H
+#define SIROCCO_VOCAB_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "engine/base/buf.h"
+#include "engine/base/err.h"
+
+enum { VOCAB_SIZE_MAX = 1 << 24, VOCAB_TEXT_MAX = 1024 };
+
+/* The numbers of sentencepiece's model proto and of GGUF's tokenizer.ggml.token_type alike. */
+enum vocab_type {
+    VOCAB_NONE,    /* no token has this id */
+    VOCAB_NORMAL,  /* made by merging */
+    VOCAB_UNKNOWN, /* what a character without tokens becomes */
+    VOCAB_CONTROL, /* <s>, [INST]: recognised in trusted text alone, never made by merging */
+    VOCAB_USER,    /* an added token that is plain text: recognised everywhere */
+    VOCAB_UNUSED,
+    VOCAB_BYTE, /* <0x0A> */
+    VOCAB_TYPE_COUNT
+};
+
+struct vocab_token {
+    size_t text;  /* offset in texts; a NUL follows */
+    size_t piece; /* offset in texts; what the token stands for in the middle of a text */
+    uint16_t text_size, piece_size;
+    uint8_t type;
+    bool special; /* CONTROL and UNKNOWN, and added tokens that say so */
+    bool left_strip, right_strip; /* a match takes the white space at this side with it */
+};
+
+struct vocab {
+    int size_max; /* the model's vocab_size: ids are below it */
+    int n;        /* highest id + 1 */
+    struct vocab_token *tokens; /* [size_max] */
+    struct buf texts;
+    uint32_t *slots; /* open addressing over texts: id + 1, 0 is empty */
+    size_t slot_mask;
+    int32_t byte_ids[256]; /* -1: none */
+    bool has_bytes;        /* all 256 are there */
+    int32_t unk;           /* -1: none */
+    int32_t *added;        /* ids to be recognised in text, sorted by text */
+    int n_added;
+    int added_from[257]; /* added[added_from[b]..added_from[b + 1]) start with byte b */
+    size_t piece_max;
+};
+
+/* ERR_NOMEM; ERR_FORMAT for a vocab_size outside 1..VOCAB_SIZE_MAX. */
+int vocab_init(struct vocab *v, int vocab_size, struct err *err);
+void vocab_free(struct vocab *v); /* zeroed allowed */
+
+/* Take one token; where ("tokenizer.json: model.vocab") opens the message. ERR_FORMAT: id out of
+ * range or taken, text empty, too long or taken, type BYTE with a text other than <0xHH>. */
+int vocab_put(struct vocab *v, int64_t id, const char *text, size_t n, enum vocab_type type,
+              const char *where, struct err *err);
+
+/* Build the pieces (each `space` becomes ' ' in tokens that are not special), the byte table, the
+ * list of added tokens. find_bytes: tokens <0xHH> of type NORMAL are byte tokens (tokenizer.json
+ * has no types). ERR_FORMAT when an id below n has no token. */
+int vocab_seal(struct vocab *v, const char *space, bool find_bytes, const char *where,
+               struct err *err);
+
+int32_t vocab_find(const struct vocab *v, const char *text, size_t n); /* or -1 */
+const char *vocab_text(const struct vocab *v, int32_t id, size_t *n);
+
+/* The value of a byte token's text: <0x00> to <0xFF>, two upper-case hex digits exactly; or -1. */
+int vocab_byte_value(const char *text, size_t n);
+
+/* The longest added token that starts at text[at], or -1; special ones only when they end at or
+ * before special_end. */
+int32_t vocab_match(const struct vocab *v, const char *text, size_t n, size_t at,
+                    size_t special_end);
+
+#endif
