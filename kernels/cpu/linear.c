@@ -3,6 +3,11 @@
  * Engine thread; slices of matrix rows on the pool, all jobs of a call in one parallel region. Each
  * output is one sum over the columns in an order that depends on neither n nor the slices.
  *
+ * OpenBLAS is not used. Measured by tests/kernels --bench (Zen 5, 2 threads, OpenBLAS 0.3.21, F32,
+ * 2048 x 4096): its sgemm reaches 16, 30, 136, 217 and 261 GFLOP/s at 1, 4, 16, 64 and 256 inputs,
+ * the AVX-512 variant here the bandwidth of memory, 129, 156, 271 and 320. It also picks other
+ * kernels, with other orders of addition, for other numbers of inputs.
+ *
  * Float formats keep the activations in float32. Q8_0 and Q4_0 variants may ask for activations
  * quantized to int8 in blocks of 32 (linear_quantized), which is done here, once per call, and
  * bounds their accuracy; the plain loop decodes the weights and stays in float32. */

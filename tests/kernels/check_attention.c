@@ -115,7 +115,8 @@ static void run(struct setup *s, struct device *d, float *out, const struct atte
 static void compare_row(const struct setup *s, int seq, int pos, int head, const float *q,
                         const float *out)
 {
-    int first = s->window > 0 && pos >= s->window ? pos - s->window + 1 : 0, kv_head = head / s->group;
+    int first = s->window > 0 && pos >= s->window ? pos - s->window + 1 : 0;
+    int kv_head = head / s->group;
     double scores[1024], most = -INFINITY, total = 0, greatest = 0, value = 0;
 
     for (int p = first; p <= pos; p++) {
@@ -142,8 +143,9 @@ static void compare_row(const struct setup *s, int seq, int pos, int head, const
         }
         double e = (s->head_dim + 4) * 0x1p-24 * greatest * (s->softcap > 0 ? 2 : 1);
         double bound = value * (2 * e + (pos - first + 32) * 0x1p-24);
-        if (!check_expect(fabs(out[j] - y) <= bound, "seq %d pos %d head %d [%d]: %.9g, not %.9g +- %.2g",
-                          seq, pos, head, j, (double)out[j], y, bound))
+        if (!check_expect(fabs(out[j] - y) <= bound,
+                          "seq %d pos %d head %d [%d]: %.9g, not %.9g +- %.2g", seq, pos, head, j,
+                          (double)out[j], y, bound))
             return;
     }
 }
@@ -181,7 +183,8 @@ static void one(struct setup *s)
 {
     struct attention_seq seqs[SEQS_MAX];
 
-    check_case("attention %s %s head_dim %d heads %d/%d block %d window %d softcap %g seqs %d (%d/%d)",
+    check_case("attention %s %s head_dim %d heads %d/%d block %d window %d softcap %g seqs %d "
+               "(%d/%d)",
                check_level_names[s->level], quant_formats[s->type].name, s->head_dim, heads(s),
                s->n_kv, s->block_size, s->window, (double)s->softcap, s->n_seqs, s->q_len[0],
                s->kv_len[0]);

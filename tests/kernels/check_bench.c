@@ -414,6 +414,90 @@ static void bench_rows(struct device *d, const char *level)
            pick * 1e6, timed(pick_call, &b) * 1e6);
 }
 
+/* ---- a decode step of a small model ---- */
+
+enum { STEP_LAYERS = 6, STEP_DIM = 256, STEP_FFN = 768, STEP_VOCAB = 4096, STEP_HEADS = 8,
+       STEP_KV = 4, STEP_HEAD = 32, STEP_CONTEXT = 256 };
+
+struct step_bench {
+    struct device *d;
+    struct matrix q, k, v, o, gate, up, down, head;
+    float x[STEP_DIM], y[STEP_DIM], qv[STEP_DIM], kv[STEP_DIM], vv[STEP_DIM], a[STEP_DIM];
+    float g[STEP_FFN], u[STEP_FFN], weight[STEP_DIM], cos_sin[STEP_HEAD], logits[STEP_VOCAB];
+    int32_t blocks[STEP_CONTEXT / 16];
+    struct pick_result pick;
+};
+
+static void step_linear(struct step_bench *b, const float *in, bool add, const struct matrix *w0,
+                        float *out0, const struct matrix *w1, float *out1, const struct matrix *w2,
+                        float *out2)
+{
+    struct linear_args a = {.in = in, .n = 1, .add = add, .n_jobs = w2 ? 3 : w1 ? 2 : 1,
+                            .jobs = {{w0, NULL, out0}, {w1, NULL, out1}, {w2, NULL, out2}}};
+    kernels_cpu()->linear(b->d, &a);
+}
+
+static void step_call(void *arg)
+{
+    const struct kernels *k = kernels_cpu();
+    struct step_bench *b = arg;
+    int64_t slot = STEP_CONTEXT - 1;
+    struct attention_seq seq = {0, 1, STEP_CONTEXT, b->blocks};
+    struct norm_args norm = {b->y, b->x, b->weight, 1, STEP_DIM, 1e-5f, false};
+    struct act_mul_args act = {b->g, b->u, 1, STEP_FFN, ACTIVATION_SILU};
+    struct pick_args pick = {b->logits, &b->pick, 1, STEP_VOCAB, 0};
+
+    for (int layer = 0; layer < STEP_LAYERS; layer++) {
+        struct rope_store_args rope = {b->qv, b->kv, b->vv, b->cos_sin, &slot, 1, STEP_HEADS,
+                                       STEP_HEAD / 2, layer, false};
+        struct attention_args attention = {b->a, b->qv, &seq, 1, STEP_HEADS, layer, 0, 0.1f, 0};
+        k->norm(b->d, &norm);
+        step_linear(b, b->y, false, &b->q, b->qv, &b->k, b->kv, &b->v, b->vv);
+        k->rope_store(b->d, &rope);
+        k->attention(b->d, &attention);
+        step_linear(b, b->a, true, &b->o, b->x, NULL, NULL, NULL, NULL);
+        k->norm(b->d, &norm);
+        step_linear(b, b->y, false, &b->gate, b->g, &b->up, b->u, NULL, NULL);
+        k->act_mul(b->d, &act);
+        step_linear(b, b->g, true, &b->down, b->x, NULL, NULL, NULL, NULL);
+    }
+    k->norm(b->d, &norm);
+    step_linear(b, b->y, false, &b->head, b->logits, NULL, NULL, NULL, NULL);
+    k->pick(b->d, &pick);
+}
+
+static struct matrix step_matrix(size_t *at, int rows, int cols)
+{
+    struct matrix m = {QUANT_BF16, rows, cols, machine.memory + *at, NULL};
+    *at += (size_t)rows * (size_t)cols * 2;
+    return m;
+}
+
+static void bench_step(int level)
+{
+    static struct step_bench b;
+    struct kv_options kv = {STEP_LAYERS, STEP_KV, STEP_HEAD, STEP_CONTEXT / 16, 16, QUANT_F16};
+    size_t at = 0;
+
+    fill_weights(QUANT_BF16);
+    b.d = check_device_new(level, machine.n_threads);
+    kernels_cpu()->kv_open(b.d, &kv);
+    b.q = step_matrix(&at, STEP_HEADS * STEP_HEAD, STEP_DIM);
+    b.k = step_matrix(&at, STEP_KV * STEP_HEAD, STEP_DIM);
+    b.v = step_matrix(&at, STEP_KV * STEP_HEAD, STEP_DIM);
+    b.o = step_matrix(&at, STEP_DIM, STEP_HEADS * STEP_HEAD);
+    b.gate = step_matrix(&at, STEP_FFN, STEP_DIM);
+    b.up = step_matrix(&at, STEP_FFN, STEP_DIM);
+    b.down = step_matrix(&at, STEP_DIM, STEP_FFN);
+    b.head = step_matrix(&at, STEP_VOCAB, STEP_DIM);
+    check_fill(b.x, STEP_DIM);
+    for (int i = 0; i < STEP_CONTEXT / 16; i++)
+        b.blocks[i] = i;
+    printf("step    %-6s BF16 6 layers of dim 256, context 256: %.1f us\n", check_level_names[level],
+           timed(step_call, &b) * 1e6);
+    kernels_cpu()->close(b.d);
+}
+
 void check_bench(void)
 {
     measure_machine();
@@ -423,6 +507,7 @@ void check_bench(void)
             continue;
         bench_linear(d, check_level_names[level]);
         bench_rows(d, check_level_names[level]);
+        bench_step(level);
         kernels_cpu()->close(d);
         for (int type = QUANT_F32; type <= QUANT_BF16 && level > 0; type++)
             bench_attention(level, (enum quant_type)type);

@@ -1,4 +1,4 @@
-/* check_embed: rows of the table, bit by bit: decoding is exact and one multiplication is rounded. */
+/* check_embed: rows of the table, bit by bit: decoding is exact, one multiplication is rounded. */
 #include "tests/kernels/check.h"
 
 void check_embed(void)

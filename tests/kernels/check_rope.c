@@ -44,13 +44,14 @@ static void rotated(const struct shape *s, const float *in, const float *out, co
             bool second = interleaved ? j & 1 : j >= s->n_freq;
             double y = x[j], bound = 0;
             if (j < 2 * s->n_freq) {
-                double a = x[interleaved ? 2 * f : f], b = x[interleaved ? 2 * f + 1 : f + s->n_freq];
+                double a = x[interleaved ? 2 * f : f];
+                double b = x[interleaved ? 2 * f + 1 : f + s->n_freq];
                 double c = cs[2 * f], sn = cs[2 * f + 1];
                 y = second ? a * sn + b * c : a * c - b * sn;
                 bound = 3 * 0x1p-23 * (fabs(a) + fabs(b));
             }
-            check_expect(fabs(out[i * s->head_dim + j] - y) <= bound, "head %d element %d: %g, not %g",
-                         i, j, (double)out[i * s->head_dim + j], y);
+            check_expect(fabs(out[i * s->head_dim + j] - y) <= bound,
+                         "head %d element %d: %g, not %g", i, j, (double)out[i * s->head_dim + j], y);
         }
 }
 
@@ -76,8 +77,8 @@ static void stored(struct device *d, const struct shape *s, const int64_t *slots
                 quant_encode(type, &x, type == QUANT_F32 ? (void *)&y : (void *)&half, 1);
                 if (type != QUANT_F32)
                     quant_formats[type].decode(&half, &y, 1);
-                check_expect(out[h * s->head_dim + j] == y, "token %d head %d element %d: %g, not %g",
-                             i, h, j, (double)out[h * s->head_dim + j], (double)y);
+                check_expect(out[h * s->head_dim + j] == y,
+                             "token %d head %d element %d: %g, not %g", i, h, j, (double)out[h * s->head_dim + j], (double)y);
             }
     }
 }

@@ -111,29 +111,31 @@ TEST_SECONDS(published_templates_render_as_in_jinja2, 120)
     EXPECT_INT(wrong, 0);
 }
 
-/* Cases that no JSON context can hold (functions, NUL in a key) or that newer Pythons accept. */
-static int is_left_out(const char *name)
+/* jansson has no NUL in keys: another control character takes its place, in the expected text
+ * too. */
+static void replace_nul(char *text)
 {
-    return strcmp(name, "TOJSON_ENSURE_ASCII") == 0 ||
-           strcmp(name, "TOJSON_ENSURE_ASCII_FALSE") == 0 || strcmp(name, "REPLACE") == 0;
+    while ((text = strstr(text, "\\u0000")) != NULL)
+        text[5] = '1';
 }
 
 static void run_cases(const char *relative, size_t at_least)
 {
     char *text = test_data(relative) ? test_read(test_data(relative), &(size_t){0}) : NULL;
-    json_t *cases = text ? json_loads(text, JSON_ALLOW_NUL, NULL) : NULL, *item;
+    json_t *cases, *item;
     size_t i, seen = 0;
     int wrong = 0;
-    free(text);
-    if (!cases && text) /* NUL in a key: jansson refuses the file as a whole */
-        SKIP("the cases can not be read");
-    if (!cases)
+    if (!text)
         SKIP("SIROCCO_TEST_DATA has no huggingface.js-jinja");
+    replace_nul(text);
+    cases = json_loads(text, 0, NULL);
+    free(text);
+    EXPECT(cases != NULL);
     json_array_foreach(cases, i, item) {
         const char *name = json_string_value(json_object_get(item, "name"));
         const json_t *source = json_object_get(item, "template");
         const json_t *expected = json_object_get(item, "jinja2");
-        if (!expected || is_left_out(name))
+        if (!expected || strcmp(name, "REPLACE") == 0) /* functions; count= needs Python 3.13 */
             continue;
         seen++;
         if (!agrees(json_string_value(source), json_string_length(source),
