@@ -112,6 +112,11 @@ static int read_prefix(struct tokenizer *t, const struct gguf *g, struct err *er
     return 0;
 }
 
+static int count_of(const struct gguf_value *tokens)
+{
+    return tokens->count < VOCAB_SIZE_MAX ? (int)tokens->count : VOCAB_SIZE_MAX;
+}
+
 static int load(struct tokenizer *t, const struct gguf *gguf, int vocab_size, struct err *err)
 {
     const char *model = "";
@@ -133,7 +138,7 @@ static int load(struct tokenizer *t, const struct gguf *gguf, int vocab_size, st
     if (!code)
         code = find_array(gguf, TYPES, GGUF_I32, tokens->count, &types, err);
     if (!code)
-        code = vocab_init(&t->vocab, vocab_size, err);
+        code = vocab_init(&t->vocab, vocab_size ? vocab_size : count_of(tokens), err);
     if (!code)
         code = read_tokens(t, tokens, types, err);
     if (!code)

@@ -84,6 +84,24 @@ static int read_vocab(struct tokenizer *t, json_t *model, struct err *err)
     return 0;
 }
 
+/* As many ids as the file has; what is malformed in it is found when it is read. */
+static int count_ids(const json_t *root, json_t *model)
+{
+    json_t *vocab = json_object_get(model, "vocab"), *value;
+    const json_t *list = json_object_get(root, "added_tokens");
+    const char *text;
+    json_int_t most = 0;
+    json_object_foreach(vocab, text, value)
+    {
+        most = json_integer_value(value) > most ? json_integer_value(value) : most;
+    }
+    for (size_t i = 0; i < json_array_size(list); i++) {
+        json_int_t id = json_integer_value(json_object_get(json_array_get(list, i), "id"));
+        most = id > most ? id : most;
+    }
+    return most < VOCAB_SIZE_MAX ? (int)most + 1 : VOCAB_SIZE_MAX;
+}
+
 static int read_added(struct tokenizer *t, json_t *root, struct err *err)
 {
     json_t *list = json_object_get(root, "added_tokens"), *item;
@@ -393,7 +411,7 @@ static int load(struct tokenizer *t, json_t *root, int vocab_size, struct err *e
     if (!code)
         code = each_part(&p, json_object_get(root, "decoder"), "decoders", decoder_part, 0);
     if (!code)
-        code = vocab_init(&t->vocab, vocab_size, err);
+        code = vocab_init(&t->vocab, vocab_size ? vocab_size : count_ids(root, model), err);
     if (!code)
         code = read_vocab(t, model, err);
     if (!code)

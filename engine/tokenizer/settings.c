@@ -164,6 +164,19 @@ static int fill_vocab(struct tokenizer *t, struct spm_model *m, const char *file
     return vocab_seal(&t->vocab, "\xE2\x96\x81", false, where, err);
 }
 
+static int count_ids(const struct spm_model *m, const json_t *config)
+{
+    json_t *added = json_object_get(config, "added_tokens_decoder"), *entry;
+    const char *key;
+    long long n = (long long)m->n_pieces;
+    json_object_foreach(added, key, entry)
+    {
+        long long id = strtoll(key, NULL, 10);
+        n = id >= n ? (id < VOCAB_SIZE_MAX ? id + 1 : VOCAB_SIZE_MAX) : n;
+    }
+    return (int)n;
+}
+
 static int open_processor(const struct spm_model *m, bool prefix, const char *file,
                           struct spm **out, struct err *err)
 {
@@ -197,7 +210,7 @@ int tokenizer_load_spm(struct tokenizer *t, const struct source *source,
     if (!code)
         code = spm_model_open(&m, file->data, file->size, file->name, err);
     if (!code)
-        code = vocab_init(&t->vocab, vocab_size, err);
+        code = vocab_init(&t->vocab, vocab_size ? vocab_size : count_ids(&m, config), err);
     if (!code)
         code = fill_vocab(t, &m, file->name, config, err);
     if (!code)

@@ -1,7 +1,7 @@
-/* tokenizer: the door. Picks the kind, cuts texts at added tokens, adds BOS and EOS, joins pieces.
+/* tokenizer: encoding and decoding: cuts texts at added tokens, adds BOS and EOS, joins pieces.
  *
- * A tokenizer is built by tokenizer_open on one thread and immutable after it; encoding and
- * decoding keep their work in the call, so any thread may run them.
+ * A tokenizer is built by tokenizer_open (open.c) on one thread and immutable after it; encoding
+ * and decoding keep their work in the call, so any thread may run them.
  *
  * Encoding: text -> [added token | segment]... -> per segment: steps and bpe.c, or the
  * sentencepiece library -> ids. Special tokens are recognised only inside a trusted span;
@@ -38,47 +38,6 @@ int token_list_add(struct token_list *list, int32_t id)
         list->capacity = capacity;
     }
     list->ids[list->n++] = id;
-    return 0;
-}
-
-/* ---- open */
-
-static int load(struct tokenizer *t, const struct source *source, const struct gguf *gguf,
-                int vocab_size, const char *prefer, struct err *err)
-{
-    const struct source_file *json = source_find(source, "tokenizer.json");
-    const struct source_file *spm = source_find(source, "tokenizer.model");
-    bool want_spm = prefer && !strcmp(prefer, "spm");
-    if (prefer && !want_spm && strcmp(prefer, "json") != 0)
-        return err_set(err, ERR_USAGE, "tokenizer '%.40s' is neither 'json' nor 'spm'", prefer);
-    if (!json && !spm && !gguf)
-        return err_set(err, ERR_FORMAT,
-                       "%s: there is no tokenizer.json, tokenizer.model or GGUF vocabulary",
-                       source_path(source));
-    int code;
-    if (json && !(want_spm && spm))
-        code = tokenizer_load_json(t, json, vocab_size, err);
-    else if (spm)
-        code = tokenizer_load_spm(t, source, spm, vocab_size, err);
-    else
-        return tokenizer_load_gguf(t, gguf, vocab_size, err);
-    return code ? code : tokenizer_load_config(t, source, err);
-}
-
-int tokenizer_open(const struct source *source, const struct gguf *gguf, int vocab_size,
-                   const char *prefer, struct tokenizer **out, struct err *err)
-{
-    struct tokenizer *t = calloc(1, sizeof *t);
-    *out = NULL;
-    if (!t)
-        return err_set(err, ERR_NOMEM, "out of memory for the tokenizer");
-    t->bos = t->eos = -1;
-    int code = load(t, source, gguf, vocab_size, prefer, err);
-    if (code) {
-        tokenizer_close(t);
-        return code;
-    }
-    *out = t;
     return 0;
 }
 
@@ -365,4 +324,14 @@ const char *tokenizer_kind(const struct tokenizer *t)
 const char *tokenizer_token_text(const struct tokenizer *t, int32_t id)
 {
     return id >= 0 && id < t->vocab.n ? t->vocab.texts.data + t->vocab.tokens[id].text : "";
+}
+
+int tokenizer_mistral_version(const struct tokenizer *t)
+{
+    return t->mistral_version;
+}
+
+bool tokenizer_is_byte_level(const struct tokenizer *t)
+{
+    return t->byte_level;
 }

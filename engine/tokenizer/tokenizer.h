@@ -29,11 +29,17 @@ struct text_span {
     size_t start, end;
 };
 
-/* Picks tokenizer.json, else tokenizer.model, else the GGUF's vocabulary (gguf may be NULL).
+/* Picks tokenizer.json, else tokenizer.model (or a name ending in .model.vN), else the GGUF's
+ * vocabulary (gguf may be NULL).
  * prefer: NULL, or "spm"/"json" to choose when both files are there. vocab_size is the model's:
- * ids beyond it are refused. ERR_FORMAT names file and field; unsupported kinds are named. */
+ * ids beyond it are refused; 0: no model, as many ids as the file has. ERR_FORMAT names file and
+ * field; unsupported kinds are named. */
 int tokenizer_open(const struct source *source, const struct gguf *gguf, int vocab_size,
                    const char *prefer, struct tokenizer **out, struct err *err);
+/* The same without a model: path is a folder with such files, or one of them under any name, or a
+ * GGUF. Nothing of the path is held open afterwards. ERR_IO, ERR_FORMAT. */
+int tokenizer_open_path(const char *path, int vocab_size, const char *prefer,
+                        struct tokenizer **out, struct err *err);
 void tokenizer_close(struct tokenizer *t); /* NULL allowed */
 
 /* Append text's ids to out. add_special: add BOS (and EOS) as the tokenizer's own settings say.
@@ -64,6 +70,12 @@ int tokenizer_vocab_size(const struct tokenizer *t); /* the model's vocab_size *
 int tokenizer_n_tokens(const struct tokenizer *t);   /* ids that have a text: 0.. this - 1 */
 size_t tokenizer_piece_max(const struct tokenizer *t); /* longest piece in bytes */
 const char *tokenizer_kind(const struct tokenizer *t);   /* "tokenizer.json (BPE)" */
+/* Of Mistral's tokenizer versions (1, 2, 3, 7, 11, 13, 15) the one this is: what tekken.json's
+ * config.version or a file name ending in .model.vN says, else what the control tokens show. 1 for
+ * every tokenizer without such tokens: whether a model is Mistral's is not asked here. */
+int tokenizer_mistral_version(const struct tokenizer *t);
+/* Merges over bytes (tekken.json and the like), as against sentencepiece's characters. */
+bool tokenizer_is_byte_level(const struct tokenizer *t);
 /* Text of bos/eos/unk for templates: "<s>"; "" when none. */
 const char *tokenizer_token_text(const struct tokenizer *t, int32_t id);
 
