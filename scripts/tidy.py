@@ -9,6 +9,7 @@ files and tests, and that default.conf and the README agree with the tables in t
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -207,7 +208,9 @@ def check_readme() -> None:
 
 
 def check_tracked() -> None:
-    """Nothing in the repository may be large by accident or hold paths of one machine."""
+    """No file of the repository may be large by accident. A copy without git has nothing to ask."""
+    if not shutil.which("git") or not (ROOT / ".git").exists():
+        return
     listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False)
     for name in listed.stdout.split("\n"):
         path = ROOT / name
