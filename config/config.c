@@ -71,7 +71,7 @@ const struct config_option config_options[] = {
 
     {"max_queue", INT(max_queue, "512", 1, 1000000), LIMITS,
      "requests that may wait for their turn; more are refused with status 503"},
-    {"max_connections", INT(max_connections, "1024", 1, 100000), LIMITS,
+    {"max_connections", INT(max_connections, "10240", 1, 100000), LIMITS,
      "open client connections"},
     {"max_body_bytes", BYTES(max_body_bytes, "8m", 1024, 1073741824), LIMITS,
      "size of a request's body"},
