@@ -428,6 +428,19 @@ static void add_symbol(struct work *w, int32_t id)
         w->failed = ERR_NOMEM;
 }
 
+static bool falls_to_bytes(const struct bpe *b, const char *text, size_t n)
+{
+    bool bytes = !b->no_bytes;
+    for (size_t i = 0; i < n; i++)
+        bytes = bytes && b->vocab->byte_ids[(uint8_t)text[i]] >= 0;
+    return bytes;
+}
+
+static bool is_dropped(const struct bpe *b, const char *text, size_t n)
+{
+    return b->vocab->unk < 0 && !falls_to_bytes(b, text, n);
+}
+
 /* The symbols of one character, or of n ill-formed bytes: its token; else its bytes' tokens; else
  * the unknown token; else, in a vocabulary that has none of these, nothing. */
 static void add_character(struct work *w, const char *text, size_t n, int32_t symbol)
@@ -437,9 +450,7 @@ static void add_character(struct work *w, const char *text, size_t n, int32_t sy
         add_symbol(w, symbol);
         return;
     }
-    bool bytes = !w->bpe->no_bytes;
-    for (size_t i = 0; i < n; i++)
-        bytes = bytes && v->byte_ids[(uint8_t)text[i]] >= 0;
+    bool bytes = falls_to_bytes(w->bpe, text, n);
     for (size_t i = 0; bytes && i < n; i++)
         add_symbol(w, v->byte_ids[(uint8_t)text[i]]);
     if (!bytes && v->unk >= 0)
@@ -461,16 +472,18 @@ static void encode_word(struct work *w, const char *text, size_t n)
         bool valid = used > 0;
         size_t size = valid ? (size_t)used : 1;
         int class = valid ? class_of(code) : BPE_CLASS_OTHER;
-        if (last >= 0 && !b->joins[last][class])
-            flush(w);
         int32_t symbol = -1;
         if (valid) {
             const struct bpe_char *slot = char_slot(b, code);
             symbol = slot->code ? slot->symbol : -1;
         }
-        add_character(w, text + i, size, symbol);
-        last = class;
         i += size;
+        if (symbol < 0 && is_dropped(b, text + i - size, size))
+            continue; /* its neighbours become adjacent */
+        if (last >= 0 && !b->joins[last][class])
+            flush(w);
+        add_character(w, text + i - size, size, symbol);
+        last = class;
     }
     flush(w);
 }

@@ -138,8 +138,10 @@ static int read_added(struct tokenizer *t, json_t *root, struct err *err)
     return 0;
 }
 
-/* The two sides of a merge: "a b" with one space, or ["a", "b"]. */
-static bool merge_sides(const json_t *merge, const char *side[2], size_t size[2])
+/* The two sides of a merge: "a b", or ["a", "b"]. A text of several spaces is cut at the first that
+ * leaves a token on both sides, for there are vocabularies whose tokens hold spaces. */
+static bool merge_sides(const struct vocab *v, const json_t *merge, const char *side[2],
+                        size_t size[2])
 {
     if (json_is_array(merge) && json_array_size(merge) == 2) {
         for (int i = 0; i < 2; i++) {
@@ -147,19 +149,22 @@ static bool merge_sides(const json_t *merge, const char *side[2], size_t size[2]
             side[i] = json_string_value(text);
             size[i] = json_string_length(text);
         }
-        return side[0] && side[1];
+        return side[0] && side[1] && size[0] && size[1];
     }
-    if (!json_is_string(merge))
-        return false;
-    size_t n = json_string_length(merge);
-    side[0] = json_string_value(merge);
-    const char *space = memchr(side[0], ' ', n);
-    if (!space)
-        return false;
-    size[0] = (size_t)(space - side[0]);
-    side[1] = space + 1;
-    size[1] = n - size[0] - 1;
-    return !memchr(side[1], ' ', size[1]);
+    const char *text = json_string_value(merge), *end = text + json_string_length(merge);
+    const char *space = text ? memchr(text, ' ', (size_t)(end - text)) : NULL;
+    bool several = space && memchr(space + 1, ' ', (size_t)(end - space - 1));
+    while (space) {
+        side[0] = text;
+        size[0] = (size_t)(space - text);
+        side[1] = space + 1;
+        size[1] = (size_t)(end - side[1]);
+        if (!several ||
+            (vocab_find(v, side[0], size[0]) >= 0 && vocab_find(v, side[1], size[1]) >= 0))
+            return size[0] && size[1];
+        space = memchr(side[1], ' ', size[1]);
+    }
+    return false;
 }
 
 static int read_merges(struct tokenizer *t, json_t *model, struct err *err)
@@ -176,7 +181,7 @@ static int read_merges(struct tokenizer *t, json_t *model, struct err *err)
         size_t size[2] = {0, 0};
         char joined[2 * VOCAB_TEXT_MAX];
         int32_t id[3] = {-1, -1, -1};
-        if (!merge_sides(merge, side, size) || !size[0] || !size[1])
+        if (!merge_sides(&t->vocab, merge, side, size))
             return err_set(err, ERR_FORMAT, "%s: model.merges[%zu] is not a pair of tokens",
                            FILE_NAME, i);
         for (int k = 0; k < 2; k++) {
@@ -190,9 +195,9 @@ static int read_merges(struct tokenizer *t, json_t *model, struct err *err)
         memcpy(joined + size[0], side[1], size[1]);
         id[2] = vocab_find(&t->vocab, joined, size[0] + size[1]);
         if (id[2] < 0)
-            return err_set(err, ERR_FORMAT,
-                           "%s: model.merges[%zu] makes '%.60s', which is not in model.vocab",
-                           FILE_NAME, i, joined);
+            return err_set(
+                err, ERR_FORMAT, "%s: model.merges[%zu] makes '%.*s', which is not in model.vocab",
+                FILE_NAME, i, (int)(size[0] + size[1] < 60 ? size[0] + size[1] : 60), joined);
         if (!t->vocab.tokens[id[2]].special)
             bpe_add_merge(&t->bpe, id[0], id[1], (uint32_t)i, id[2]);
     }
@@ -203,7 +208,10 @@ static int check_model(const json_t *model, struct err *err)
 {
     if (!json_is_object(model))
         return malformed(err, "model");
-    const char *type = json_string_value(json_object_get(model, "type"));
+    const json_t *value = json_object_get(model, "type");
+    const char *type = json_string_value(value);
+    if (value && !type)
+        return malformed(err, "model.type");
     if (type ? strcmp(type, "BPE") != 0 : !json_object_get(model, "merges"))
         return unsupported(err, "model.type", type_of(model));
     static const char *const affixes[] = {"continuing_subword_prefix", "end_of_word_suffix"};
@@ -276,8 +284,8 @@ static int pre_tokenizer_part(struct pipeline *p, const json_t *part)
                        "%s: pre_tokenizer.replacement other than U+2581 is not supported",
                        FILE_NAME);
     json_t *space = json_string(" ");
-    int code = space ? add_step(p, STEP_REPLACE, space, replacement, true, "pre_tokenizer")
-                     : ERR_NOMEM;
+    int code =
+        space ? add_step(p, STEP_REPLACE, space, replacement, true, "pre_tokenizer") : ERR_NOMEM;
     json_decref(space);
     if (!code && strcmp(name, "never") != 0)
         code = add_step(p, STEP_PREPEND_SPACE, NULL, replacement, !strcmp(name, "always"),
@@ -298,8 +306,7 @@ static int decoder_part(struct pipeline *p, const json_t *part)
         json_int_t start = json_integer_value(json_object_get(part, "start"));
         if (!content || strcmp(content, " ") != 0 || start < 0 || start > 1 ||
             json_integer_value(json_object_get(part, "stop")) != 0)
-            return unsupported(p->err, "decoder",
-                               "Strip of other than at most one leading space");
+            return unsupported(p->err, "decoder", "Strip of other than at most one leading space");
         p->t->strips_space = p->t->strips_space || start == 1;
         return 0;
     }
