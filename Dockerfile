@@ -15,7 +15,7 @@ RUN apt-get update -q \
  && DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends \
         libmicrohttpd12 libjansson4 libuv1 libsentencepiece0 curl \
  && rm -rf /var/lib/apt/lists/* \
- && useradd --system --uid 10001 --no-create-home --shell /usr/sbin/nologin sirocco
+ && useradd --uid 10001 --no-create-home --shell /usr/sbin/nologin sirocco
 COPY --from=build /out/usr/local /usr/local
 USER 10001
 EXPOSE 8000
