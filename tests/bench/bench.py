@@ -45,7 +45,9 @@ def start_to_ready(tries: int = 7) -> list[float]:
     times = []
     for _ in range(tries):
         start = time.monotonic()
-        with serving():
+        with serving() as server:
+            while server.get("/ready")[0] != 200:
+                time.sleep(0.001)
             times.append(time.monotonic() - start)
     return times
 
