@@ -5,6 +5,7 @@ FROM debian:12-slim AS build
 RUN apt-get update -q \
  && DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends \
         build-essential pkg-config libmicrohttpd-dev libjansson-dev libuv1-dev libsentencepiece-dev \
+        libpcre2-dev libutf8proc-dev \
  && rm -rf /var/lib/apt/lists/*
 WORKDIR /src
 COPY . .
@@ -13,7 +14,7 @@ RUN make -j"$(nproc)" CUDA=0 all && make CUDA=0 DESTDIR=/out PREFIX=/usr/local i
 FROM debian:12-slim
 RUN apt-get update -q \
  && DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends \
-        libmicrohttpd12 libjansson4 libuv1 libsentencepiece0 curl \
+        libmicrohttpd12 libjansson4 libuv1 libsentencepiece0 libpcre2-8-0 libutf8proc2 curl \
  && rm -rf /var/lib/apt/lists/* \
  && useradd --uid 10001 --no-create-home --shell /usr/sbin/nologin sirocco
 COPY --from=build /out/usr/local /usr/local

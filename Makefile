@@ -22,8 +22,10 @@ empty :=
 comma := ,
 BUILD := build$(if $(SAN),/san-$(subst $(comma),-,$(SAN)))$(if $(filter 1,$(DEBUG)),/debug)
 
-LIB_CFLAGS := $(shell $(PKG_CONFIG) --cflags libmicrohttpd jansson libuv sentencepiece 2>/dev/null)
-LIB_ENGINE := $(shell $(PKG_CONFIG) --libs jansson 2>/dev/null) -lsentencepiece -lm -lpthread -ldl
+LIB_CFLAGS := $(shell $(PKG_CONFIG) --cflags libmicrohttpd jansson libuv sentencepiece \
+                libpcre2-8 libutf8proc 2>/dev/null)
+LIB_ENGINE := $(shell $(PKG_CONFIG) --libs jansson libpcre2-8 libutf8proc 2>/dev/null) \
+              -lsentencepiece -lm -lpthread -ldl
 LIB_SERVER := $(shell $(PKG_CONFIG) --libs libmicrohttpd libuv 2>/dev/null)
 
 OPTIMISE := $(if $(filter 1,$(DEBUG)),-O0,-O2)

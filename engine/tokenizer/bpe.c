@@ -80,7 +80,7 @@ static void learn_joins(struct bpe *b, int32_t id)
     }
 }
 
-static size_t power_of_two(size_t least)
+size_t bpe_power_of_two(size_t least)
 {
     size_t n = 16;
     while (n < least)
@@ -94,17 +94,25 @@ static bool mergeable(const struct vocab *v, int32_t id)
     return type == VOCAB_NORMAL || type == VOCAB_USER || type == VOCAB_UNUSED;
 }
 
+int bpe_make_pairs(struct bpe *b, size_t max_merges)
+{
+    if (max_merges > SIZE_MAX / 64)
+        return ERR_NOMEM;
+    size_t n = bpe_power_of_two(max_merges * 2 + 1);
+    free(b->pairs);
+    b->pair_mask = n - 1;
+    b->n_pairs = 0;
+    b->pairs = calloc(n, sizeof *b->pairs);
+    return b->pairs ? 0 : ERR_NOMEM;
+}
+
 int bpe_open(struct bpe *b, const struct vocab *v, size_t max_merges)
 {
     *b = (struct bpe){.vocab = v, .n_symbols = v->n};
-    if (max_merges > SIZE_MAX / 64)
-        return ERR_NOMEM;
-    size_t n_pairs = power_of_two(max_merges * 2 + 1), n_chars = power_of_two((size_t)v->n * 2 + 1);
-    b->pair_mask = n_pairs - 1;
+    size_t n_chars = bpe_power_of_two((size_t)v->n * 2 + 1);
     b->char_mask = n_chars - 1;
-    b->pairs = calloc(n_pairs, sizeof *b->pairs);
     b->chars = calloc(n_chars, sizeof *b->chars);
-    if (!b->pairs || !b->chars) {
+    if (!b->chars || bpe_make_pairs(b, max_merges)) {
         bpe_close(b);
         return ERR_NOMEM;
     }
@@ -125,6 +133,7 @@ void bpe_close(struct bpe *b)
     free(b->pairs);
     free(b->chars);
     free(b->extra);
+    free(b->words);
     *b = (struct bpe){0};
 }
 
@@ -135,6 +144,8 @@ void bpe_add_merge(struct bpe *b, int32_t left, int32_t right, uint32_t rank, in
         return;
     *pair = (struct bpe_pair){((uint64_t)(uint32_t)left << 32 | (uint32_t)right) + 1, rank, id};
     b->n_pairs++;
+    if (!b->chars) /* byte mode knows no characters */
+        return;
     learn_joins(b, id);
     int types[2] = {b->vocab->tokens[left < b->vocab->n ? left : id].type,
                     b->vocab->tokens[right < b->vocab->n ? right : id].type};
@@ -163,7 +174,7 @@ static int add_extra_chars(struct bpe *b)
     size_t total = 0;
     for (int id = 0; id < v->n; id++)
         total += v->tokens[id].text_size;
-    size_t n_extra = 0, n_slots = power_of_two((total + (size_t)v->n) * 2 + 1);
+    size_t n_extra = 0, n_slots = bpe_power_of_two((total + (size_t)v->n) * 2 + 1);
     struct bpe_char *old = b->chars;
     size_t old_mask = b->char_mask;
     b->chars = calloc(n_slots, sizeof *b->chars);
@@ -238,13 +249,8 @@ int bpe_open_scores(struct bpe *b, const struct vocab *v, const float *scores)
         ways += split_token(b, id, NO_RANK);
     }
     qsort(order, (size_t)v->n, sizeof *order, by_score);
-    size_t n_pairs = power_of_two(ways * 2 + 1);
-    struct bpe_pair *pairs = calloc(n_pairs, sizeof *pairs);
-    if (!pairs)
+    if (bpe_make_pairs(b, ways))
         goto fail;
-    free(b->pairs);
-    b->pairs = pairs;
-    b->pair_mask = n_pairs - 1;
     uint32_t rank = 0; /* equal scores share a rank: of those the leftmost pair goes first */
     for (int i = 0; i < v->n; i++) {
         if (i > 0 && order[i].score < order[i - 1].score)
@@ -266,17 +272,7 @@ struct symbol {
     uint32_t next, prev; /* indices into the chunk; the end is n, the front UINT32_MAX */
 };
 
-struct work {
-    const struct bpe *bpe;
-    struct token_list *out;
-    struct buf ids;     /* int32_t: the symbols of the chunk */
-    struct buf symbols; /* struct symbol */
-    struct buf heap;    /* uint64_t: rank << 32 | position; a binary heap, smallest first */
-    bool after_unk;     /* the last token put out stands for an unknown character */
-    int failed;
-};
-
-static void emit(struct work *w, int32_t id)
+static void emit(struct bpe_work *w, int32_t id)
 {
     const struct vocab *v = w->bpe->vocab;
     if (id >= v->n) { /* a character of some token, but no token itself */
@@ -295,7 +291,7 @@ static void emit(struct work *w, int32_t id)
     w->after_unk = unk;
 }
 
-static void merge_small(struct work *w, int32_t *ids, size_t n)
+static void merge_small(struct bpe_work *w, int32_t *ids, size_t n)
 {
     uint32_t ranks[SMALL_CHUNK]; /* ranks[i]: of the pair (i, i + 1) */
     for (size_t i = 0; i + 1 < n; i++)
@@ -338,7 +334,7 @@ static void sift_down(uint64_t *heap, size_t n, size_t at)
     heap[at] = key;
 }
 
-static void heap_push(struct work *w, uint64_t key)
+static void heap_push(struct bpe_work *w, uint64_t key)
 {
     if (buf_add(&w->heap, &key, sizeof key)) {
         w->failed = ERR_NOMEM;
@@ -353,7 +349,7 @@ static void heap_push(struct work *w, uint64_t key)
     heap[at] = key;
 }
 
-static uint64_t heap_pop(struct work *w)
+static uint64_t heap_pop(struct bpe_work *w)
 {
     uint64_t *heap = (uint64_t *)(void *)w->heap.data, key = heap[0];
     w->heap.size -= sizeof key;
@@ -364,7 +360,7 @@ static uint64_t heap_pop(struct work *w)
     return key;
 }
 
-static void push_pair(struct work *w, const struct symbol *symbols, size_t n, uint32_t left)
+static void push_pair(struct bpe_work *w, const struct symbol *symbols, size_t n, uint32_t left)
 {
     if (left == UINT32_MAX || symbols[left].next >= n)
         return;
@@ -375,7 +371,7 @@ static void push_pair(struct work *w, const struct symbol *symbols, size_t n, ui
 
 /* An entry is stale when its symbol is gone or its pair has another rank by now; a pair that came
  * to have the same rank is merged in its right turn. */
-static void merge_heap(struct work *w, const int32_t *ids, size_t n)
+static void merge_heap(struct bpe_work *w, const int32_t *ids, size_t n)
 {
     buf_clear(&w->symbols);
     buf_clear(&w->heap);
@@ -409,7 +405,7 @@ static void merge_heap(struct work *w, const int32_t *ids, size_t n)
         emit(w, symbols[i].id);
 }
 
-static void flush(struct work *w)
+void bpe_merge(struct bpe_work *w)
 {
     int32_t *ids = (int32_t *)(void *)w->ids.data;
     size_t n = w->ids.size / sizeof *ids;
@@ -422,7 +418,7 @@ static void flush(struct work *w)
     buf_clear(&w->ids);
 }
 
-static void add_symbol(struct work *w, int32_t id)
+void bpe_add_symbol(struct bpe_work *w, int32_t id)
 {
     if (buf_add(&w->ids, &id, sizeof id))
         w->failed = ERR_NOMEM;
@@ -443,24 +439,25 @@ static bool is_dropped(const struct bpe *b, const char *text, size_t n)
 
 /* The symbols of one character, or of n ill-formed bytes: its token; else its bytes' tokens; else
  * the unknown token; else, in a vocabulary that has none of these, nothing. */
-static void add_character(struct work *w, const char *text, size_t n, int32_t symbol)
+static void add_character(struct bpe_work *w, const char *text, size_t n, int32_t symbol)
 {
     const struct vocab *v = w->bpe->vocab;
     if (symbol >= 0) {
-        add_symbol(w, symbol);
+        bpe_add_symbol(w, symbol);
         return;
     }
     bool bytes = falls_to_bytes(w->bpe, text, n);
     for (size_t i = 0; bytes && i < n; i++)
-        add_symbol(w, v->byte_ids[(uint8_t)text[i]]);
+        bpe_add_symbol(w, v->byte_ids[(uint8_t)text[i]]);
     if (!bytes && v->unk >= 0)
-        add_symbol(w, v->unk);
+        bpe_add_symbol(w, v->unk);
 }
 
-static void encode_word(struct work *w, const char *text, size_t n)
+static void encode_word(struct bpe_work *w, const char *text, size_t n)
 {
     const struct bpe *b = w->bpe;
     int last = -1;
+    w->after_unk = false;
     int32_t whole = b->ignore_merges ? vocab_find(b->vocab, text, n) : -1;
     if (whole >= 0 && mergeable(b->vocab, whole)) {
         emit(w, whole);
@@ -481,33 +478,41 @@ static void encode_word(struct work *w, const char *text, size_t n)
         if (symbol < 0 && is_dropped(b, text + i - size, size))
             continue; /* its neighbours become adjacent */
         if (last >= 0 && !b->joins[last][class])
-            flush(w);
+            bpe_merge(w);
         add_character(w, text + i - size, size, symbol);
         last = class;
     }
-    flush(w);
+    bpe_merge(w);
 }
 
-int bpe_encode(const struct bpe *b, const char *text, size_t n, struct token_list *out)
+int bpe_encode(struct bpe_work *w, const char *text, size_t n)
 {
-    struct work w = {.bpe = b, .out = out};
-    buf_init(&w.ids, 0);
-    buf_init(&w.symbols, 0);
-    buf_init(&w.heap, 0);
     if (n >= UINT32_MAX / sizeof(uint64_t)) /* positions are 32 bits wide */
-        w.failed = ERR_NOMEM;
-    for (size_t from = 0; from < n && !w.failed;) {
+        return w->failed = ERR_NOMEM;
+    for (size_t from = 0; from < n && !w->failed;) {
         size_t to = n;
-        const char *space = b->split_spaces && n - from > 1
+        const char *space = w->bpe->split_spaces && n - from > 1
                                 ? memmem(text + from + 1, n - from - 1, "\xE2\x96\x81", 3)
                                 : NULL;
         if (space)
             to = (size_t)(space - text);
-        encode_word(&w, text + from, to - from);
+        encode_word(w, text + from, to - from);
         from = to;
     }
-    buf_free(&w.ids);
-    buf_free(&w.symbols);
-    buf_free(&w.heap);
-    return w.failed;
+    return w->failed;
+}
+
+void bpe_work_init(struct bpe_work *w, const struct bpe *b, struct token_list *out)
+{
+    *w = (struct bpe_work){.bpe = b, .out = out};
+    buf_init(&w->ids, 0);
+    buf_init(&w->symbols, 0);
+    buf_init(&w->heap, 0);
+}
+
+void bpe_work_free(struct bpe_work *w)
+{
+    buf_free(&w->ids);
+    buf_free(&w->symbols);
+    buf_free(&w->heap);
 }

@@ -9,6 +9,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "engine/base/buf.h"
 #include "engine/base/err.h"
 #include "engine/tokenizer/tokenizer.h"
 #include "engine/tokenizer/vocab.h"
@@ -19,6 +20,7 @@ enum { BPE_CLASS_SPACE = 128, BPE_CLASS_OTHER, BPE_CLASS_COUNT };
 
 struct bpe_pair;
 struct bpe_char;
+struct bpe_word;
 
 struct bpe {
     const struct vocab *vocab;
@@ -29,6 +31,9 @@ struct bpe {
     int n_symbols; /* vocab->n, and above it characters that occur in tokens but have none */
     uint32_t *extra;    /* [n_symbols - vocab->n] their code points */
     bool joins[BPE_CLASS_COUNT][BPE_CLASS_COUNT]; /* [left][right] */
+    int32_t byte_symbols[256]; /* byte mode: the token of each byte, or -1 */
+    struct bpe_word *words;    /* byte mode: open addressing: bytes -> token that a whole word is */
+    size_t word_mask;
     bool split_spaces; /* a merge never crosses the front of U+2581 */
     bool fuse_unk;     /* a run of unknown characters is one unknown token */
     bool ignore_merges; /* a whole word in the vocabulary is taken as it is */
@@ -47,7 +52,38 @@ void bpe_add_merge(struct bpe *b, int32_t left, int32_t right, uint32_t rank, in
  */
 int bpe_open_scores(struct bpe *b, const struct vocab *v, const float *scores);
 
+/* Open in byte mode: the symbols are bytes, a token's bytes are its piece in the vocabulary. Only
+ * NORMAL tokens can be a whole word. ERR_NOMEM. */
+int bpe_open_bytes(struct bpe *b, const struct vocab *v, size_t max_merges);
+/* The same with the rule of rank files (tiktoken): every pair of tokens whose joined bytes are a
+ * token may merge, lower id first; and a word that is a token is that token. */
+int bpe_open_ranks(struct bpe *b, const struct vocab *v);
+/* After the last bpe_add_merge in byte mode: find the tokens that merging their own bytes gives. A
+ * word found among them needs no merging. ERR_NOMEM. */
+int bpe_seal_bytes(struct bpe *b);
+
+/* The work of one call: tokens are appended to out; failed: ERR_NOMEM. */
+struct bpe_work {
+    const struct bpe *bpe;
+    struct token_list *out;
+    struct buf ids;     /* int32_t: the symbols of the chunk */
+    struct buf symbols; /* struct symbol */
+    struct buf heap;    /* uint64_t: rank << 32 | position; a binary heap, smallest first */
+    bool after_unk;     /* the last token put out stands for an unknown character */
+    int failed;
+};
+void bpe_work_init(struct bpe_work *w, const struct bpe *b, struct token_list *out);
+void bpe_work_free(struct bpe_work *w);
+
 /* Append the tokens of text[0..n), normalised already. Any bytes; O(n log n). ERR_NOMEM. */
-int bpe_encode(const struct bpe *b, const char *text, size_t n, struct token_list *out);
+int bpe_encode(struct bpe_work *w, const char *text, size_t n);
+/* The same of one word in byte mode (bpe_bytes.c). */
+int bpe_encode_bytes(struct bpe_work *w, const char *text, size_t n);
+
+/* Shared by bpe.c and bpe_bytes.c. */
+void bpe_add_symbol(struct bpe_work *w, int32_t id);
+void bpe_merge(struct bpe_work *w); /* merge the chunk gathered, and put it out */
+size_t bpe_power_of_two(size_t least);
+int bpe_make_pairs(struct bpe *b, size_t max_merges); /* an empty pair table; ERR_NOMEM */
 
 #endif

@@ -105,9 +105,10 @@ static int read_prefix(struct tokenizer *t, const struct gguf *g, struct err *er
     int found, code = gguf_int(g, "tokenizer.ggml.add_space_prefix", 0, 1, &prefix, &found, err);
     if (code)
         return code;
-    t->steps[0] = (struct step){.kind = STEP_REPLACE, .from = " ", .to = "\xE2\x96\x81"};
-    t->steps[1] = (struct step){.kind = STEP_PREPEND_SPACE, .later = true, .to = "\xE2\x96\x81"};
-    t->n_steps = prefix ? 2 : 1;
+    t->normal.steps[0] = (struct step){.kind = STEP_REPLACE, .from = " ", .to = "\xE2\x96\x81"};
+    t->normal.steps[1] =
+        (struct step){.kind = STEP_PREPEND_SPACE, .later = true, .to = "\xE2\x96\x81"};
+    t->normal.n = prefix ? 2 : 1;
     t->strips_space = prefix != 0;
     return 0;
 }

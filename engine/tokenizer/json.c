@@ -1,6 +1,6 @@
-/* json: reads tokenizer.json (the file of Hugging Face's `tokenizers` library) of the
- * SentencePiece-style BPE kind: BPE over characters with byte fallback, spaces written as U+2581.
- * Runs in tokenizer_open.
+/* json: reads tokenizer.json (the file of Hugging Face's `tokenizers` library) of the BPE kinds:
+ * over characters with byte fallback, spaces written as U+2581 (SentencePiece-style), and over
+ * bytes (ByteLevel). The parts of its pipeline are read in json_parts.c. Runs in tokenizer_open.
  *
  * What a file asks for and this reader does not do is refused by name, never ignored. Two choices
  * differ from the library, both towards sentencepiece, which such a file restates: (1) Metaspace
@@ -13,7 +13,7 @@
 
 #include "engine/tokenizer/load.h"
 
-enum { FILE_BYTES_MAX = 256 << 20, PIPELINE_DEPTH_MAX = 4 };
+enum { FILE_BYTES_MAX = 256 << 20 };
 
 static const char FILE_NAME[] = "tokenizer.json";
 
@@ -36,17 +36,6 @@ json_t *tokenizer_parse(const struct source_file *file, struct err *err)
         root = NULL;
     }
     return root;
-}
-
-static const char *type_of(const json_t *object)
-{
-    const char *type = json_string_value(json_object_get(object, "type"));
-    return type ? type : "(no type)";
-}
-
-static int unsupported(struct err *err, const char *part, const char *name)
-{
-    return err_set(err, ERR_FORMAT, "%s: %s '%.60s' is not supported", FILE_NAME, part, name);
 }
 
 static int malformed(struct err *err, const char *field)
@@ -102,7 +91,7 @@ static int count_ids(const json_t *root, json_t *model)
     return most < VOCAB_SIZE_MAX ? (int)most + 1 : VOCAB_SIZE_MAX;
 }
 
-static int read_added(struct tokenizer *t, json_t *root, struct err *err)
+static int read_added(struct tokenizer *t, const json_t *root, struct err *err)
 {
     json_t *list = json_object_get(root, "added_tokens"), *item;
     size_t i;
@@ -115,8 +104,6 @@ static int read_added(struct tokenizer *t, json_t *root, struct err *err)
         json_t *id = json_object_get(item, "id"), *content = json_object_get(item, "content");
         if (!json_is_integer(id) || !json_is_string(content))
             return err_set(err, ERR_FORMAT, "%s: id or content is missing or malformed", where);
-        if (json_is_true(json_object_get(item, "single_word")))
-            return err_set(err, ERR_FORMAT, "%s: single_word is not supported", where);
         const char *text = json_string_value(content);
         size_t n = json_string_length(content);
         bool special = json_is_true(json_object_get(item, "special"));
@@ -134,6 +121,7 @@ static int read_added(struct tokenizer *t, json_t *root, struct err *err)
         token->special = special || token->type == VOCAB_UNKNOWN;
         token->left_strip = json_is_true(json_object_get(item, "lstrip"));
         token->right_strip = json_is_true(json_object_get(item, "rstrip"));
+        token->single_word = json_is_true(json_object_get(item, "single_word"));
     }
     return 0;
 }
@@ -151,8 +139,10 @@ static bool merge_sides(const struct vocab *v, const json_t *merge, const char *
         }
         return side[0] && side[1] && size[0] && size[1];
     }
+    if (!json_is_string(merge))
+        return false;
     const char *text = json_string_value(merge), *end = text + json_string_length(merge);
-    const char *space = text ? memchr(text, ' ', (size_t)(end - text)) : NULL;
+    const char *space = memchr(text, ' ', (size_t)(end - text));
     bool several = space && memchr(space + 1, ' ', (size_t)(end - space - 1));
     while (space) {
         side[0] = text;
@@ -173,7 +163,8 @@ static int read_merges(struct tokenizer *t, json_t *model, struct err *err)
     size_t i;
     if (!json_is_array(merges))
         return malformed(err, "model.merges");
-    if (bpe_open(&t->bpe, &t->vocab, json_array_size(merges)))
+    if (t->byte_level ? bpe_open_bytes(&t->bpe, &t->vocab, json_array_size(merges))
+                      : bpe_open(&t->bpe, &t->vocab, json_array_size(merges)))
         return err_set(err, ERR_NOMEM, "%s: model.merges: out of memory", FILE_NAME);
     json_array_foreach(merges, i, merge)
     {
@@ -213,195 +204,57 @@ static int check_model(const json_t *model, struct err *err)
     if (value && !type)
         return malformed(err, "model.type");
     if (type ? strcmp(type, "BPE") != 0 : !json_object_get(model, "merges"))
-        return unsupported(err, "model.type", type_of(model));
+        return err_set(err, ERR_FORMAT, "%s: model.type '%.60s' is not supported", FILE_NAME,
+                       type ? type : "(no type)");
     static const char *const affixes[] = {"continuing_subword_prefix", "end_of_word_suffix"};
     for (int i = 0; i < 2; i++)
         if (json_string_length(json_object_get(model, affixes[i])) > 0)
             return err_set(err, ERR_FORMAT, "%s: model.%s is not supported", FILE_NAME, affixes[i]);
-    if (json_number_value(json_object_get(model, "dropout")) != 0)
-        return err_set(err, ERR_FORMAT, "%s: model.dropout is not supported", FILE_NAME);
-    return 0;
-}
-
-/* ---- pipeline: normalizer, pre_tokenizer, decoder, each one part or a Sequence of parts */
-
-struct pipeline {
-    struct tokenizer *t;
-    struct err *err;
-    bool has_decoder;
-    char space[STEP_TEXT_MAX]; /* what the decoder turns into ' ' */
-};
-
-static int add_step(struct pipeline *p, enum step_kind kind, const json_t *from, const json_t *to,
-                    bool later, const char *field)
-{
-    struct tokenizer *t = p->t;
-    if (t->n_steps == STEPS_MAX)
-        return err_set(p->err, ERR_FORMAT, "%s: %s has more than %d parts", FILE_NAME, field,
-                       STEPS_MAX);
-    size_t n_from = json_string_length(from), n_to = json_string_length(to);
-    bool needs_from = kind == STEP_REPLACE;
-    if (!json_is_string(to) || n_to >= STEP_TEXT_MAX || n_from >= STEP_TEXT_MAX ||
-        (needs_from && n_from == 0) || strlen(json_string_value(to)) != n_to ||
-        (needs_from && strlen(json_string_value(from)) != n_from))
-        return malformed(p->err, field);
-    struct step *step = &t->steps[t->n_steps++];
-    *step = (struct step){.kind = kind, .later = later};
-    if (needs_from)
-        memcpy(step->from, json_string_value(from), n_from);
-    memcpy(step->to, json_string_value(to), n_to);
-    return 0;
-}
-
-static int normalizer_part(struct pipeline *p, const json_t *part)
-{
-    const char *type = type_of(part);
-    if (!strcmp(type, "Prepend"))
-        return add_step(p, STEP_PREPEND, NULL, json_object_get(part, "prepend"), true,
-                        "normalizer.prepend");
-    if (!strcmp(type, "Replace")) {
-        const json_t *from = json_object_get(json_object_get(part, "pattern"), "String");
-        return from ? add_step(p, STEP_REPLACE, from, json_object_get(part, "content"), true,
-                               "normalizer.content")
-                    : unsupported(p->err, "normalizer", "Replace with a Regex");
-    }
-    return unsupported(p->err, "normalizer", type);
-}
-
-static int pre_tokenizer_part(struct pipeline *p, const json_t *part)
-{
-    const char *type = type_of(part);
-    if (strcmp(type, "Metaspace") != 0)
-        return unsupported(p->err, "pre_tokenizer", type);
-    const json_t *replacement = json_object_get(part, "replacement");
-    const json_t *scheme = json_object_get(part, "prepend_scheme");
-    const json_t *old = json_object_get(part, "add_prefix_space"); /* before there were schemes */
-    const char *name = scheme ? json_string_value(scheme) : json_is_false(old) ? "never" : "always";
-    if (!name || (strcmp(name, "first") && strcmp(name, "always") && strcmp(name, "never")))
-        return malformed(p->err, "pre_tokenizer.prepend_scheme");
-    if (!json_is_string(replacement) || strcmp(json_string_value(replacement), "\xE2\x96\x81") != 0)
-        return err_set(p->err, ERR_FORMAT,
-                       "%s: pre_tokenizer.replacement other than U+2581 is not supported",
-                       FILE_NAME);
-    json_t *space = json_string(" ");
-    int code =
-        space ? add_step(p, STEP_REPLACE, space, replacement, true, "pre_tokenizer") : ERR_NOMEM;
-    json_decref(space);
-    if (!code && strcmp(name, "never") != 0)
-        code = add_step(p, STEP_PREPEND_SPACE, NULL, replacement, !strcmp(name, "always"),
-                        "pre_tokenizer");
-    p->t->bpe.split_spaces = !json_is_false(json_object_get(part, "split"));
-    return code;
-}
-
-static int decoder_part(struct pipeline *p, const json_t *part)
-{
-    const char *type = type_of(part);
-    const json_t *from = NULL;
-    p->has_decoder = true;
-    if (!strcmp(type, "ByteFallback") || !strcmp(type, "Fuse"))
-        return 0;
-    if (!strcmp(type, "Strip")) {
-        const char *content = json_string_value(json_object_get(part, "content"));
-        json_int_t start = json_integer_value(json_object_get(part, "start"));
-        if (!content || strcmp(content, " ") != 0 || start < 0 || start > 1 ||
-            json_integer_value(json_object_get(part, "stop")) != 0)
-            return unsupported(p->err, "decoder", "Strip of other than at most one leading space");
-        p->t->strips_space = p->t->strips_space || start == 1;
-        return 0;
-    }
-    if (!strcmp(type, "Replace")) {
-        const char *to = json_string_value(json_object_get(part, "content"));
-        from = json_object_get(json_object_get(part, "pattern"), "String");
-        if (!from || !to || strcmp(to, " ") != 0)
-            return unsupported(p->err, "decoder", "Replace by other than a space");
-    } else if (!strcmp(type, "Metaspace")) {
-        const json_t *scheme = json_object_get(part, "prepend_scheme");
-        from = json_object_get(part, "replacement");
-        const char *name = json_string_value(scheme);
-        p->t->strips_space = name ? strcmp(name, "never") != 0
-                                  : !json_is_false(json_object_get(part, "add_prefix_space"));
-    } else {
-        return unsupported(p->err, "decoder", type);
-    }
-    size_t n = json_string_length(from);
-    if (!json_is_string(from) || n == 0 || n >= STEP_TEXT_MAX || p->space[0])
-        return malformed(p->err, "decoder");
-    memcpy(p->space, json_string_value(from), n);
-    return 0;
-}
-
-static int each_part(struct pipeline *p, const json_t *part, const char *list,
-                     int (*take)(struct pipeline *, const json_t *), int depth)
-{
-    if (!part || json_is_null(part))
-        return 0;
-    if (!json_is_object(part) || depth > PIPELINE_DEPTH_MAX)
-        return malformed(p->err, list);
-    if (strcmp(type_of(part), "Sequence") != 0)
-        return take(p, part);
-    const json_t *parts = json_object_get(part, list);
-    if (!json_is_array(parts))
-        return malformed(p->err, list);
-    for (size_t i = 0; i < json_array_size(parts); i++) {
-        int code = each_part(p, json_array_get(parts, i), list, take, depth + 1);
-        if (code)
-            return code;
-    }
-    return 0;
-}
-
-/* ---- post_processor: TemplateProcessing's `single` is the added tokens around the sequence A */
-
-static int template_token(struct tokenizer *t, const json_t *tokens, const json_t *item, bool after,
-                          struct err *err)
-{
-    const char *name = json_string_value(json_object_get(item, "id"));
-    const json_t *ids = name ? json_object_get(json_object_get(tokens, name), "ids") : NULL;
-    if (!json_is_array(ids))
-        return malformed(err, "post_processor.special_tokens");
-    for (size_t i = 0; i < json_array_size(ids); i++) {
-        const json_t *value = json_array_get(ids, i);
-        json_int_t id = json_integer_value(value);
-        int *n = after ? &t->n_after : &t->n_before;
-        if (!json_is_integer(value) || id < 0 || id >= t->vocab.n || *n == AROUND_MAX)
-            return err_set(err, ERR_FORMAT,
-                           "%s: post_processor.special_tokens: '%.40s' has ids out of range",
-                           FILE_NAME, name);
-        (after ? t->after : t->before)[(*n)++] = (int32_t)id;
-    }
-    return 0;
-}
-
-static int post_part(struct pipeline *p, const json_t *part)
-{
-    if (strcmp(type_of(part), "TemplateProcessing") != 0)
-        return unsupported(p->err, "post_processor", type_of(part));
-    const json_t *single = json_object_get(part, "single");
-    bool after = false;
-    if (!json_is_array(single))
-        return malformed(p->err, "post_processor.single");
-    for (size_t i = 0; i < json_array_size(single); i++) {
-        const json_t *item = json_array_get(single, i);
-        const json_t *token = json_object_get(item, "SpecialToken");
-        if (json_object_get(item, "Sequence") && !after) {
-            after = true;
-            continue;
-        }
-        int code = token ? template_token(p->t, json_object_get(part, "special_tokens"), token,
-                                          after, p->err)
-                         : malformed(p->err, "post_processor.single");
-        if (code)
-            return code;
-    }
-    if (p->t->n_before)
-        p->t->bos = p->t->before[0];
-    if (p->t->n_after)
-        p->t->eos = p->t->after[0];
-    return 0;
+    return 0; /* model.dropout is a matter of training */
 }
 
 /* ---- the file */
+
+/* Byte-level files decode bytes; the others write spaces as the decoder says. */
+static int check_parts(const struct pipeline *p)
+{
+    if (p->byte_level && p->has_decoder && !p->decodes_bytes)
+        return err_set(p->err, ERR_FORMAT,
+                       "%s: pre_tokenizer 'ByteLevel' without a decoder of that kind is not "
+                       "supported",
+                       FILE_NAME);
+    if (!p->byte_level && p->decodes_bytes)
+        return err_set(p->err, ERR_FORMAT,
+                       "%s: decoder 'ByteLevel' without a pre_tokenizer of that kind is not "
+                       "supported",
+                       FILE_NAME);
+    return 0;
+}
+
+static int read_model(struct pipeline *p, const json_t *root, json_t *model)
+{
+    struct tokenizer *t = p->t;
+    t->vocab.byte_alphabet = t->byte_level = p->byte_level;
+    int code = read_vocab(t, model, p->err);
+    if (!code)
+        code = read_added(t, root, p->err);
+    if (!code)
+        code = vocab_seal(&t->vocab,
+                          p->byte_level    ? ""
+                          : p->has_decoder ? p->space
+                                           : "\xE2\x96\x81",
+                          json_is_true(json_object_get(model, "byte_fallback")), FILE_NAME, p->err);
+    if (!code)
+        code = read_merges(t, model, p->err);
+    if (code)
+        return code;
+    t->bpe.split_spaces = p->split_spaces;
+    t->bpe.fuse_unk = json_is_true(json_object_get(model, "fuse_unk"));
+    t->bpe.ignore_merges = json_is_true(json_object_get(model, "ignore_merges"));
+    return t->byte_level && bpe_seal_bytes(&t->bpe)
+               ? err_set(p->err, ERR_NOMEM, "%s: out of memory", FILE_NAME)
+               : 0;
+}
 
 static int load(struct tokenizer *t, json_t *root, int vocab_size, struct err *err)
 {
@@ -409,34 +262,17 @@ static int load(struct tokenizer *t, json_t *root, int vocab_size, struct err *e
     struct pipeline p = {.t = t, .err = err};
     int code = check_model(model, err);
     if (!code) /* kinds first: "WordPiece is not supported" says more than a vocabulary's error */
-        code =
-            each_part(&p, json_object_get(root, "normalizer"), "normalizers", normalizer_part, 0);
+        code = tokenizer_read_parts(&p, root);
     if (!code)
-        code = each_part(&p, json_object_get(root, "pre_tokenizer"), "pretokenizers",
-                         pre_tokenizer_part, 0);
-    bool split_spaces = t->bpe.split_spaces;
-    if (!code)
-        code = each_part(&p, json_object_get(root, "decoder"), "decoders", decoder_part, 0);
+        code = check_parts(&p);
     if (!code)
         code = vocab_init(&t->vocab, vocab_size ? vocab_size : count_ids(root, model), err);
     if (!code)
-        code = read_vocab(t, model, err);
+        code = read_model(&p, root, model);
     if (!code)
-        code = read_added(t, root, err);
-    if (!code)
-        code = vocab_seal(&t->vocab, p.has_decoder ? p.space : "\xE2\x96\x81",
-                          json_is_true(json_object_get(model, "byte_fallback")), FILE_NAME, err);
-    if (!code)
-        code = read_merges(t, model, err);
-    if (!code)
-        code = each_part(&p, json_object_get(root, "post_processor"), "processors", post_part, 0);
-    if (code)
-        return code;
-    t->bpe.split_spaces = split_spaces;
-    t->bpe.fuse_unk = json_is_true(json_object_get(model, "fuse_unk"));
-    t->bpe.ignore_merges = json_is_true(json_object_get(model, "ignore_merges"));
-    snprintf(t->kind, sizeof t->kind, "tokenizer.json (BPE)");
-    return 0;
+        code = tokenizer_read_post(t, root, err);
+    snprintf(t->kind, sizeof t->kind, "tokenizer.json (%sBPE)", p.byte_level ? "byte-level " : "");
+    return code;
 }
 
 int tokenizer_load_json(struct tokenizer *t, const struct source_file *file, int vocab_size,

@@ -3,32 +3,21 @@
 #define SIROCCO_TOKENIZER_LOAD_H
 
 #include "engine/tokenizer/bpe.h"
+#include "engine/tokenizer/normal.h"
+#include "engine/tokenizer/pretok.h"
 #include "engine/tokenizer/spm.h"
 #include "engine/tokenizer/tokenizer.h"
 #include "engine/tokenizer/vocab.h"
 
-enum { STEPS_MAX = 8, STEP_TEXT_MAX = 32, AROUND_MAX = 8 };
-
-/* What is done to a segment (the text between two added tokens) before merging, in order. */
-struct step {
-    enum step_kind {
-        STEP_PREPEND, /* `to` in front of every segment that is not empty */
-        STEP_REPLACE, /* each `from` becomes `to` */
-        /* `to` in front of the text's first segment; with `later` also of the other segments that
-         * do not begin with it */
-        STEP_PREPEND_SPACE
-    } kind;
-    bool later;
-    char from[STEP_TEXT_MAX], to[STEP_TEXT_MAX];
-};
+enum { AROUND_MAX = 8 };
 
 struct tokenizer {
     char kind[48];
     struct vocab vocab;
     /* BPE kinds */
     struct bpe bpe;
-    struct step steps[STEPS_MAX];
-    int n_steps;
+    struct normalizer normal;
+    struct pretok pretok; /* without stages a segment is one word */
     /* sentencepiece: one processor puts the model's dummy prefix in front, one does not */
     struct spm *spm_prefix, *spm_plain;
     bool spm_legacy; /* every segment gets the prefix, not only the text's first */
@@ -41,10 +30,27 @@ struct tokenizer {
     bool strips_space; /* encoding puts a space in front, so decoding takes one off */
 };
 
+/* Which pipeline part of a file is read, and what the parts found (json_parts.c). */
+struct json_t;
+struct pipeline {
+    struct tokenizer *t;
+    struct err *err;
+    bool split_spaces;         /* a merge never crosses the front of U+2581 */
+    bool byte_level;           /* the pre-tokenizer writes bytes in GPT-2's alphabet */
+    bool has_decoder, decodes_bytes;
+    char space[STEP_TEXT_MAX]; /* what the decoder turns into ' ' */
+};
+/* normalizer, pre_tokenizer and decoder of a tokenizer.json. ERR_FORMAT names the part. */
+int tokenizer_read_parts(struct pipeline *p, const struct json_t *root);
+/* post_processor: what is added around a text; after the vocabulary. */
+int tokenizer_read_post(struct tokenizer *t, const struct json_t *root, struct err *err);
+
 /* Each fills a zeroed tokenizer (bos and eos -1) as far as its file says, the vocabulary sealed.
  * What it took stays in t on failure, too: tokenizer_close frees it. */
 int tokenizer_load_json(struct tokenizer *t, const struct source_file *file, int vocab_size,
                         struct err *err);
+int tokenizer_load_tekken(struct tokenizer *t, const struct source_file *file, int vocab_size,
+                          struct err *err);
 int tokenizer_load_spm(struct tokenizer *t, const struct source *source,
                        const struct source_file *file, int vocab_size, struct err *err);
 int tokenizer_load_gguf(struct tokenizer *t, const struct gguf *gguf, int vocab_size,
@@ -55,7 +61,6 @@ int tokenizer_load_gguf(struct tokenizer *t, const struct gguf *gguf, int vocab_
 int tokenizer_load_config(struct tokenizer *t, const struct source *source, struct err *err);
 
 /* Parse a JSON object file; ERR_FORMAT with line and column. Caller: json_decref. */
-struct json_t;
 struct json_t *tokenizer_parse(const struct source_file *file, struct err *err);
 
 #endif

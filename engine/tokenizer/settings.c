@@ -96,10 +96,6 @@ static int parse_added(const char *key, const json_t *entry, struct added *out, 
     if (end == key || *end || !json_is_string(out->content))
         return err_set(err, ERR_FORMAT, "%s: added_tokens_decoder: '%.20s' is malformed", CONFIG,
                        key);
-    if (json_is_true(json_object_get(entry, "single_word")))
-        return err_set(err, ERR_FORMAT,
-                       "%s: added_tokens_decoder: '%.20s': single_word is not supported", CONFIG,
-                       key);
     return 0;
 }
 
@@ -127,6 +123,7 @@ static int add_one(struct tokenizer *t, struct spm_model *m, const char *key, co
     }
     t->vocab.tokens[known].left_strip = json_is_true(json_object_get(entry, "lstrip"));
     t->vocab.tokens[known].right_strip = json_is_true(json_object_get(entry, "rstrip"));
+    t->vocab.tokens[known].single_word = json_is_true(json_object_get(entry, "single_word"));
     return 0;
 }
 

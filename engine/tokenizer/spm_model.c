@@ -333,8 +333,11 @@ static int check_types(const struct spm_model *m, const char *file, struct err *
 int spm_model_open(struct spm_model *m, const uint8_t *data, size_t size, const char *file,
                    struct err *err)
 {
-    *m = (struct spm_model){.type = SPM_UNIGRAM, .dummy_prefix = true, .remove_extra_spaces = true,
-                            .escape_spaces = true, .bos = {(const uint8_t *)"<s>", 3},
+    *m = (struct spm_model){.type = SPM_UNIGRAM,
+                            .dummy_prefix = true,
+                            .remove_extra_spaces = true,
+                            .escape_spaces = true,
+                            .bos = {(const uint8_t *)"<s>", 3},
                             .eos = {(const uint8_t *)"</s>", 4}};
     int code = read_pieces(m, (struct spm_text){data, size}, file, err);
     if (!code)

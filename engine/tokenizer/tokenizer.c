@@ -3,7 +3,7 @@
  * A tokenizer is built by tokenizer_open (open.c) on one thread and immutable after it; encoding
  * and decoding keep their work in the call, so any thread may run them.
  *
- * Encoding: text -> [added token | segment]... -> per segment: steps and bpe.c, or the
+ * Encoding: text -> [added token | segment]... -> per segment: normal.c, pretok.c and bpe.c, or the
  * sentencepiece library -> ids. Special tokens are recognised only inside a trusted span;
  * everywhere else their texts are plain text, and no kind makes a special token of plain text. */
 #include "engine/tokenizer/tokenizer.h"
@@ -46,6 +46,8 @@ void tokenizer_close(struct tokenizer *t)
     if (!t)
         return;
     bpe_close(&t->bpe);
+    normal_free(&t->normal);
+    pretok_free(&t->pretok);
     spm_close(t->spm_prefix);
     spm_close(t->spm_plain);
     vocab_free(&t->vocab);
@@ -54,60 +56,89 @@ void tokenizer_close(struct tokenizer *t)
 
 /* ---- one segment */
 
-static bool starts_with(const struct buf *text, const char *prefix, size_t n)
+/* The work of one tokenizer_encode. */
+struct encoder {
+    const struct tokenizer *t;
+    struct token_list *out;
+    struct bpe_work bpe;
+    struct pretok_work words;
+    struct buf text[2]; /* the normalizer's */
+    struct regex_work *regex;
+};
+
+static int encoder_init(struct encoder *e, const struct tokenizer *t, struct token_list *out)
 {
-    return text->size >= n && !memcmp(text->data, prefix, n);
+    *e = (struct encoder){.t = t, .out = out};
+    bpe_work_init(&e->bpe, &t->bpe, out);
+    pretok_work_init(&e->words);
+    buf_init(&e->text[0], 0);
+    buf_init(&e->text[1], 0);
+    e->regex = t->spm_plain ? NULL : regex_work_open();
+    return e->regex || t->spm_plain ? 0 : ERR_NOMEM;
 }
 
-static void replace_all(const struct buf *in, const char *from, const char *to, struct buf *out)
+static void encoder_free(struct encoder *e)
 {
-    size_t n_from = strlen(from), n_to = strlen(to), done = 0;
-    while (done < in->size) {
-        const char *hit = memmem(in->data + done, in->size - done, from, n_from);
-        size_t until = hit ? (size_t)(hit - in->data) : in->size;
-        buf_add(out, in->data + done, until - done);
-        if (!hit)
+    bpe_work_free(&e->bpe);
+    pretok_work_free(&e->words);
+    buf_free(&e->text[0]);
+    buf_free(&e->text[1]);
+    regex_work_close(e->regex);
+}
+
+static int encode_word(void *encoder, const char *text, size_t n)
+{
+    struct encoder *e = encoder;
+    return e->t->byte_level ? bpe_encode_bytes(&e->bpe, text, n) : bpe_encode(&e->bpe, text, n);
+}
+
+/* The end of the well-formed UTF-8 that starts at text[from]; from itself when none does. */
+static size_t well_formed_until(const char *text, size_t from, size_t n)
+{
+    size_t to = from;
+    while (to < n) {
+        uint32_t character;
+        int used = (uint8_t)text[to] < 0x80 ? 1 : utf8_decode(text + to, n - to, &character);
+        if (used <= 0)
             break;
-        buf_add(out, to, n_to);
-        done = until + n_from;
+        to += (size_t)used;
     }
+    return to;
 }
 
-static void run_step(const struct step *step, bool first, const struct buf *in, struct buf *out)
+static int encode_well_formed(struct encoder *e, const char *text, size_t n, bool first)
 {
-    size_t n_to = strlen(step->to);
-    bool prepend = step->kind == STEP_PREPEND ||
-                   (step->kind == STEP_PREPEND_SPACE &&
-                    (first || (step->later && !starts_with(in, step->to, n_to))));
-    if (step->kind == STEP_REPLACE) {
-        replace_all(in, step->from, step->to, out);
-        return;
+    const struct tokenizer *t = e->t;
+    if (t->normal.n) {
+        const struct buf *result;
+        int code = normal_run(&t->normal, text, n, first, e->regex, e->text, &result);
+        if (code)
+            return code;
+        text = result->data;
+        n = result->size;
     }
-    if (prepend)
-        buf_add(out, step->to, n_to);
-    buf_add(out, in->data, in->size);
+    return t->pretok.n ? pretok_run(&t->pretok, &e->words, e->regex, text, n, encode_word, e)
+                       : encode_word(e, text, n);
 }
 
-static int encode_bpe(const struct tokenizer *t, const char *text, size_t n, bool first,
-                      struct token_list *out)
+/* Patterns and Unicode's forms are about characters: ill-formed bytes between them are words of
+ * their own, merged as they are. */
+static int encode_bpe(struct encoder *e, const char *text, size_t n, bool first)
 {
-    struct buf work[2];
-    buf_init(&work[0], 0);
-    buf_init(&work[1], 0);
-    buf_add(&work[0], text, n);
-    int at = 0;
-    for (int i = 0; i < t->n_steps; i++, at = !at) {
-        buf_clear(&work[!at]);
-        run_step(&t->steps[i], first, &work[at], &work[!at]);
-        if (work[at].failed)
-            break;
+    if (!e->t->pretok.n && !e->t->normal.needs_utf8)
+        return encode_well_formed(e, text, n, first);
+    for (size_t from = 0; from < n; first = false) {
+        size_t to = well_formed_until(text, from, n);
+        int code = to > from ? encode_well_formed(e, text + from, to - from, first) : 0;
+        for (from = to; to < n && well_formed_until(text, to, n) == to;)
+            to++;
+        if (!code && to > from)
+            code = encode_word(e, text + from, to - from);
+        if (code)
+            return code;
+        from = to;
     }
-    int code = work[0].failed || work[1].failed
-                   ? ERR_NOMEM
-                   : bpe_encode(&t->bpe, work[at].data, work[at].size, out);
-    buf_free(&work[0]);
-    buf_free(&work[1]);
-    return code;
+    return 0;
 }
 
 static int take_id(void *list, int32_t id)
@@ -128,14 +159,7 @@ static int encode_spm(const struct tokenizer *t, const char *text, size_t n, boo
 {
     bool prefix = first || t->spm_legacy;
     for (size_t from = 0; from < n;) {
-        size_t to = from;
-        while (to < n) {
-            uint32_t character;
-            int used = utf8_decode(text + to, n - to, &character);
-            if (used <= 0)
-                break;
-            to += (size_t)used;
-        }
+        size_t to = well_formed_until(text, from, n);
         const struct spm *processor = prefix ? t->spm_prefix : t->spm_plain;
         int code = 0;
         if (to > from)
@@ -152,33 +176,19 @@ static int encode_spm(const struct tokenizer *t, const char *text, size_t n, boo
     return 0;
 }
 
-static int encode_segment(const struct tokenizer *t, const char *text, size_t from, size_t to,
-                          struct token_list *out)
+static int encode_segment(struct encoder *e, const char *text, size_t from, size_t to)
 {
     if (from >= to)
         return 0;
-    return t->spm_plain ? encode_spm(t, text + from, to - from, from == 0, out)
-                        : encode_bpe(t, text + from, to - from, from == 0, out);
+    return e->t->spm_plain ? encode_spm(e->t, text + from, to - from, from == 0, e->out)
+                           : encode_bpe(e, text + from, to - from, from == 0);
 }
 
 /* ---- encode */
 
-/* Bytes of the white space character (Unicode's White_Space property) at text[0..n); 0: none. */
-static size_t space_at(const char *text, size_t n)
-{
-    uint32_t c;
-    int used = n ? utf8_decode(text, n, &c) : 0;
-    if (used <= 0)
-        return 0;
-    bool space = (c >= 9 && c <= 13) || c == 0x20 || c == 0x85 || c == 0xA0 || c == 0x1680 ||
-                 (c >= 0x2000 && c <= 0x200A) || c == 0x2028 || c == 0x2029 || c == 0x202F ||
-                 c == 0x205F || c == 0x3000;
-    return space ? (size_t)used : 0;
-}
-
 static size_t skip_spaces(const char *text, size_t at, size_t n)
 {
-    for (size_t used; (used = space_at(text + at, n - at)) > 0;)
+    for (size_t used; (used = normal_space_at(text + at, n - at)) > 0;)
         at += used;
     return at;
 }
@@ -187,7 +197,7 @@ static size_t skip_spaces(const char *text, size_t at, size_t n)
 static size_t spaces_before(const char *text, size_t from, size_t end)
 {
     for (size_t size = 1; size <= 3 && size <= end - from;) {
-        if (space_at(text + end - size, size) == size) {
+        if (normal_space_at(text + end - size, size) == size) {
             end -= size;
             size = 1;
         } else {
@@ -197,10 +207,16 @@ static size_t spaces_before(const char *text, size_t from, size_t end)
     return end;
 }
 
-static int encode_text(const struct tokenizer *t, const char *text, size_t n,
-                       const struct text_span *spans, size_t n_spans, struct token_list *out)
+/* Whether an added token that wants to be a whole word is one at text[at..end). */
+static bool stands_alone(const char *text, size_t n, size_t at, size_t end)
 {
-    const struct vocab *v = &t->vocab;
+    return !normal_word_before(text, at) && !normal_word_at(text + end, n - end);
+}
+
+static int encode_text(struct encoder *e, const char *text, size_t n, const struct text_span *spans,
+                       size_t n_spans)
+{
+    const struct vocab *v = &e->t->vocab;
     size_t segment = 0, span = 0;
     for (size_t at = 0; at < n;) {
         if (v->added_from[(uint8_t)text[at]] == v->added_from[(uint8_t)text[at] + 1]) {
@@ -216,10 +232,14 @@ static int encode_text(const struct tokenizer *t, const char *text, size_t n,
             continue;
         }
         const struct vocab_token *token = &v->tokens[id];
+        if (token->single_word && !stands_alone(text, n, at, at + token->text_size)) {
+            at += token->text_size;
+            continue;
+        }
         size_t end = token->left_strip ? spaces_before(text, segment, at) : at;
-        int code = encode_segment(t, text, segment, end, out);
+        int code = encode_segment(e, text, segment, end);
         if (!code)
-            code = token_list_add(out, id);
+            code = token_list_add(e->out, id);
         if (code)
             return code;
         at += token->text_size;
@@ -227,20 +247,22 @@ static int encode_text(const struct tokenizer *t, const char *text, size_t n,
             at = skip_spaces(text, at, n);
         segment = at;
     }
-    return encode_segment(t, text, segment, n, out);
+    return encode_segment(e, text, segment, n);
 }
 
 int tokenizer_encode(const struct tokenizer *t, const char *text, size_t n, bool add_special,
                      const struct text_span *spans, size_t n_spans, struct token_list *out,
                      struct err *err)
 {
-    int code = 0;
+    struct encoder e;
+    int code = encoder_init(&e, t, out);
     for (int i = 0; add_special && i < t->n_before && !code; i++)
         code = token_list_add(out, t->before[i]);
     if (!code)
-        code = encode_text(t, text, n, spans, n_spans, out);
+        code = encode_text(&e, text, n, spans, n_spans);
     for (int i = 0; add_special && i < t->n_after && !code; i++)
         code = token_list_add(out, t->after[i]);
+    encoder_free(&e);
     return code ? err_set(err, code, "a text of %zu bytes could not be tokenized: %s", n,
                           err_text(code))
                 : 0;

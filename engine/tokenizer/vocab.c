@@ -7,6 +7,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/tokenizer/alphabet.h"
+
 static uint64_t hash_bytes(const char *text, size_t n)
 {
     uint64_t h = 0xcbf29ce484222325u; /* FNV-1a, then a finalizer so that low bits are mixed */
@@ -69,8 +71,8 @@ void vocab_free(struct vocab *v)
     *v = (struct vocab){.unk = -1};
 }
 
-int vocab_put(struct vocab *v, int64_t id, const char *text, size_t n, enum vocab_type type,
-              const char *where, struct err *err)
+static int put(struct vocab *v, int64_t id, const char *text, size_t n, enum vocab_type type,
+               bool hidden, const char *where, struct err *err)
 {
     int shown = n < 40 ? (int)n : 40;
     if (id < 0 || id >= v->size_max)
@@ -88,7 +90,7 @@ int vocab_put(struct vocab *v, int64_t id, const char *text, size_t n, enum voca
         return err_set(err, ERR_FORMAT, "%s: '%.*s' (id %lld) is not a byte token <0x00>..<0xFF>",
                        where, shown, text, (long long)id);
     size_t slot = slot_of(v, text, n);
-    if (v->slots[slot])
+    if (v->slots[slot] && !hidden)
         return err_set(err, ERR_FORMAT, "%s: '%.*s' is the text of ids %u and %lld", where, shown,
                        text, v->slots[slot] - 1, (long long)id);
     token->text = v->texts.size;
@@ -97,10 +99,23 @@ int vocab_put(struct vocab *v, int64_t id, const char *text, size_t n, enum voca
     token->special = type == VOCAB_CONTROL || type == VOCAB_UNKNOWN;
     if (buf_add(&v->texts, text, n) || buf_byte(&v->texts, 0))
         return err_set(err, ERR_NOMEM, "%s: out of memory", where);
-    v->slots[slot] = (uint32_t)id + 1;
+    if (!hidden)
+        v->slots[slot] = (uint32_t)id + 1;
     if (id >= v->n)
         v->n = (int)id + 1;
     return 0;
+}
+
+int vocab_put(struct vocab *v, int64_t id, const char *text, size_t n, enum vocab_type type,
+              const char *where, struct err *err)
+{
+    return put(v, id, text, n, type, false, where, err);
+}
+
+int vocab_put_hidden(struct vocab *v, int64_t id, const char *text, size_t n, const char *where,
+                     struct err *err)
+{
+    return put(v, id, text, n, VOCAB_NORMAL, true, where, err);
 }
 
 int32_t vocab_find(const struct vocab *v, const char *text, size_t n)
@@ -123,6 +138,16 @@ static int add_piece(struct vocab *v, struct vocab_token *token, const char *spa
     int value = token->type == VOCAB_BYTE
                     ? vocab_byte_value(v->texts.data + token->text, token->text_size)
                     : -1;
+    if (v->byte_alphabet && token->type == VOCAB_NORMAL) {
+        char bytes[VOCAB_TEXT_MAX];
+        int n = alphabet_decode(v->texts.data + token->text, token->text_size, bytes);
+        if (n >= 0) {
+            token->piece = v->texts.size;
+            token->piece_size = (uint16_t)n;
+            return buf_add(&v->texts, bytes, (size_t)n);
+        }
+        token->type = VOCAB_UNUSED; /* no text leads to it */
+    }
     if (value < 0 && (token->special || space_size == 0)) {
         token->piece = token->text;
         token->piece_size = token->text_size;

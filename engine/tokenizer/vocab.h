@@ -33,6 +33,7 @@ struct vocab_token {
     uint8_t type;
     bool special; /* CONTROL and UNKNOWN, and added tokens that say so */
     bool left_strip, right_strip; /* a match takes the white space at this side with it */
+    bool single_word; /* matches only where no word character is beside it */
 };
 
 struct vocab {
@@ -43,6 +44,7 @@ struct vocab {
     uint32_t *slots; /* open addressing over texts: id + 1, 0 is empty */
     size_t slot_mask;
     int32_t byte_ids[256]; /* -1: none */
+    bool byte_alphabet; /* set before vocab_seal: NORMAL texts write bytes in GPT-2's alphabet */
     bool has_bytes;        /* all 256 are there */
     int32_t unk;           /* -1: none */
     int32_t *added;        /* ids to be recognised in text, sorted by text */
@@ -60,9 +62,14 @@ void vocab_free(struct vocab *v); /* zeroed allowed */
 int vocab_put(struct vocab *v, int64_t id, const char *text, size_t n, enum vocab_type type,
               const char *where, struct err *err);
 
-/* Build the pieces (each `space` becomes ' ' in tokens that are not special), the byte table, the
- * list of added tokens. find_bytes: tokens <0xHH> of type NORMAL are byte tokens (tokenizer.json
- * has no types). ERR_FORMAT when an id below n has no token. */
+/* The same for a token whose text another has already: it is found by its id alone. */
+int vocab_put_hidden(struct vocab *v, int64_t id, const char *text, size_t n, const char *where,
+                     struct err *err);
+
+/* Build the pieces (each `space` becomes ' ' in tokens that are not special; with byte_alphabet the
+ * bytes that NORMAL texts stand for, and those that are not of the alphabet become UNUSED), the
+ * byte table, the list of added tokens. find_bytes: tokens <0xHH> of type NORMAL are byte tokens
+ * (tokenizer.json has no types). ERR_FORMAT when an id below n has no token. */
 int vocab_seal(struct vocab *v, const char *space, bool find_bytes, const char *where,
                struct err *err);
 

@@ -187,7 +187,7 @@ TEST(every_rule_of_the_reader_refuses_what_breaks_it)
         {"\"normalizer\": null",
          "\"normalizer\": {\"type\": \"Replace\", \"pattern\": {\"String\": \"\"}, \"content\": "
          "\"\"}",
-         "normalizer.content is missing or malformed"},
+         "normalizer.pattern is missing or malformed"},
         {"\"pre_tokenizer\": null", "\"pre_tokenizer\": {\"type\": \"BertPreTokenizer\"}",
          "pre_tokenizer 'BertPreTokenizer' is not supported"},
         {"\"pre_tokenizer\": null",
@@ -206,8 +206,8 @@ TEST(every_rule_of_the_reader_refuses_what_breaks_it)
          "\"decoder\": {\"type\": \"Replace\", \"pattern\": {\"String\": \"_\"}, \"content\": "
          "\"x\"}",
          "decoder 'Replace by other than a space' is not supported"},
-        {"TemplateProcessing", "RobertaProcessing",
-         "post_processor 'RobertaProcessing' is not supported"},
+        {"TemplateProcessing", "RobertaProcessing", "post_processor.cls is missing or malformed"},
+        {"TemplateProcessing", "NewProcessing", "post_processor 'NewProcessing' is not supported"},
         {"\"single\"", "\"double\"", "post_processor.single is missing or malformed"},
         {"{\"Sequence\": {\"id\": \"A\"}}", "7", "post_processor.single is missing or malformed"},
         {"\"ids\": [1]", "\"ids\": 1", "post_processor.special_tokens is missing or malformed"},

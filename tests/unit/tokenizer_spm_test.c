@@ -300,8 +300,6 @@ TEST(broken_added_tokens_are_refused)
         {"{\"added_tokens_decoder\": {\"3\": {\"content\": \"q\"}}}", "id 3 is given to"},
         {"{\"added_tokens_decoder\": {\"99999999\": {\"content\": \"q\"}}}",
          "not below vocab_size"},
-        {"{\"added_tokens_decoder\": {\"8\": {\"content\": \"q\", \"single_word\": true}}}",
-         "single_word is not supported"},
     };
     for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
         struct err err = {0};
