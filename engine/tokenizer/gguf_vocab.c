@@ -1,5 +1,6 @@
-/* gguf_vocab: reads GGUF's `llama` vocabulary (tokenizer.ggml.*: a sentencepiece BPE model's
- * pieces, scores and types). Runs in tokenizer_open. */
+/* gguf_vocab: reads GGUF's vocabularies (tokenizer.ggml.*): `llama`, a sentencepiece BPE model's
+ * pieces, scores and types; and `gpt2`, byte-level BPE: tokens in GPT-2's byte alphabet, merges and
+ * the name of a pre-tokenizer. Runs in tokenizer_open. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -9,6 +10,7 @@
 
 static const char TOKENS[] = "tokenizer.ggml.tokens";
 static const char SCORES[] = "tokenizer.ggml.scores";
+static const char MERGES[] = "tokenizer.ggml.merges";
 static const char TYPES[] = "tokenizer.ggml.token_type";
 static const char SPACE[] = "\xE2\x96\x81";
 
@@ -45,7 +47,8 @@ static int read_tokens(struct tokenizer *t, const struct gguf_value *tokens,
         if (code)
             return code;
     }
-    return vocab_seal(&t->vocab, SPACE, !types, TOKENS, err);
+    return t->byte_level ? vocab_seal(&t->vocab, "", false, TOKENS, err)
+                         : vocab_seal(&t->vocab, SPACE, !types, TOKENS, err);
 }
 
 static int read_scores(struct tokenizer *t, const struct gguf_value *scores, struct err *err)
@@ -65,12 +68,64 @@ static int read_scores(struct tokenizer *t, const struct gguf_value *scores, str
     return code;
 }
 
-static int read_ids(struct tokenizer *t, const struct gguf *g, struct err *err)
+/* "left right", both tokens, as their joined text is. */
+static int read_merge(struct tokenizer *t, const struct gguf_string *merge, uint32_t rank,
+                      struct err *err)
+{
+    char joined[2 * VOCAB_TEXT_MAX];
+    const char *text = merge->text, *end = text + merge->size;
+    const char *space = merge->size > 1 ? memchr(text + 1, ' ', merge->size - 1) : NULL;
+    size_t n_left = space ? (size_t)(space - text) : 0;
+    size_t n_right = space ? (size_t)(end - space - 1) : 0;
+    int32_t left = space ? vocab_find(&t->vocab, text, n_left) : -1;
+    int32_t right = left < 0 ? -1 : vocab_find(&t->vocab, space + 1, n_right);
+    int32_t id = -1;
+    if (right >= 0) { /* both found: at most VOCAB_TEXT_MAX each */
+        memcpy(joined, text, n_left);
+        memcpy(joined + n_left, space + 1, n_right);
+        id = vocab_find(&t->vocab, joined, n_left + n_right);
+    }
+    if (id < 0)
+        return err_set(err, ERR_FORMAT, "%s[%u]: '%.*s' does not make a token of two tokens",
+                       MERGES, rank, merge->size < 60 ? (int)merge->size : 60, text);
+    if (!t->vocab.tokens[id].special)
+        bpe_add_merge(&t->bpe, left, right, rank, id);
+    return 0;
+}
+
+static int read_merges(struct tokenizer *t, const struct gguf *g, struct err *err)
+{
+    const struct gguf_value *merges = gguf_find(g, MERGES);
+    if (!merges || !merges->is_array || merges->type != GGUF_STRING ||
+        merges->count > UINT32_MAX / 2)
+        return err_set(err, ERR_FORMAT, "%s is missing or not an array of strings", MERGES);
+    if (bpe_open_bytes(&t->bpe, &t->vocab, merges->count))
+        return err_set(err, ERR_NOMEM, "%s: out of memory", MERGES);
+    for (uint64_t i = 0; i < merges->count; i++) {
+        int code = read_merge(t, &merges->strings[i], (uint32_t)i, err);
+        if (code)
+            return code;
+    }
+    return 0;
+}
+
+static int read_pre(struct tokenizer *t, const struct gguf *g, bool *ignore_merges, struct err *err)
+{
+    const char *name = "default";
+    size_t size = strlen(name);
+    int found, code = gguf_text(g, "tokenizer.ggml.pre", &name, &size, &found, err);
+    return code
+               ? code
+               : pretok_add_named(&t->pretok, name, size, ignore_merges, "tokenizer.ggml.pre", err);
+}
+
+static int read_ids(struct tokenizer *t, const struct gguf *g, bool add_bos, struct err *err)
 {
     static const char *const keys[] = {"tokenizer.ggml.bos_token_id", "tokenizer.ggml.eos_token_id",
                                        "tokenizer.ggml.unknown_token_id"};
-    int64_t id[3] = {1, 2, t->vocab.unk}; /* the format's defaults for this kind */
-    int64_t add[2] = {1, 0};
+    /* `llama` has defaults for absent keys; `gpt2` has none that every model shares */
+    int64_t id[3] = {t->byte_level ? -1 : 1, t->byte_level ? -1 : 2, t->vocab.unk};
+    int64_t add[2] = {add_bos, 0};
     static const char *const adds[] = {"tokenizer.ggml.add_bos_token",
                                        "tokenizer.ggml.add_eos_token"};
     int found;
@@ -78,7 +133,8 @@ static int read_ids(struct tokenizer *t, const struct gguf *g, struct err *err)
         int code = gguf_int(g, keys[i], 0, t->vocab.n - 1, &id[i], &found, err);
         if (code)
             return code;
-        if (!found && i < 2 && (id[i] >= t->vocab.n || !t->vocab.tokens[id[i]].special))
+        if (!found && i < 2 &&
+            (id[i] < 0 || id[i] >= t->vocab.n || !t->vocab.tokens[id[i]].special))
             id[i] = -1;
     }
     for (int i = 0; i < 2; i++) {
@@ -118,6 +174,40 @@ static int count_of(const struct gguf_value *tokens)
     return tokens->count < VOCAB_SIZE_MAX ? (int)tokens->count : VOCAB_SIZE_MAX;
 }
 
+static int load_llama(struct tokenizer *t, const struct gguf *gguf, const struct gguf_value *tokens,
+                      const struct gguf_value *types, struct err *err)
+{
+    const struct gguf_value *scores;
+    int code = find_array(gguf, SCORES, GGUF_F32, tokens->count, &scores, err);
+    if (!code && !scores)
+        code = err_set(err, ERR_FORMAT, "%s is missing", SCORES);
+    if (!code)
+        code = read_tokens(t, tokens, types, err);
+    if (!code)
+        code = read_scores(t, scores, err);
+    if (!code)
+        code = read_ids(t, gguf, true, err);
+    return code ? code : read_prefix(t, gguf, err);
+}
+
+static int load_gpt2(struct tokenizer *t, const struct gguf *gguf, const struct gguf_value *tokens,
+                     const struct gguf_value *types, struct err *err)
+{
+    bool ignore_merges = false;
+    t->byte_level = t->vocab.byte_alphabet = true;
+    int code = read_pre(t, gguf, &ignore_merges, err);
+    if (!code)
+        code = read_tokens(t, tokens, types, err);
+    if (!code)
+        code = read_merges(t, gguf, err);
+    if (code)
+        return code;
+    t->bpe.ignore_merges = ignore_merges;
+    if (bpe_seal_bytes(&t->bpe))
+        return err_set(err, ERR_NOMEM, "%s: out of memory", MERGES);
+    return read_ids(t, gguf, ignore_merges, err); /* the same models begin with BOS */
+}
+
 static int load(struct tokenizer *t, const struct gguf *gguf, int vocab_size, struct err *err)
 {
     const char *model = "";
@@ -127,29 +217,21 @@ static int load(struct tokenizer *t, const struct gguf *gguf, int vocab_size, st
         return code;
     if (!found)
         return err_set(err, ERR_FORMAT, "tokenizer.ggml.model is missing");
-    if (size != 5 || memcmp(model, "llama", 5) != 0)
+    bool llama = size == 5 && !memcmp(model, "llama", 5);
+    if (!llama && (size != 4 || memcmp(model, "gpt2", 4) != 0))
         return err_set(err, ERR_FORMAT, "tokenizer.ggml.model '%.*s' is not supported",
                        size < 40 ? (int)size : 40, model);
-    const struct gguf_value *tokens = gguf_find(gguf, TOKENS), *scores, *types;
+    const struct gguf_value *tokens = gguf_find(gguf, TOKENS), *types;
     if (!tokens || !tokens->is_array || tokens->type != GGUF_STRING || !tokens->count)
         return err_set(err, ERR_FORMAT, "%s is missing, empty or not an array of strings", TOKENS);
-    code = find_array(gguf, SCORES, GGUF_F32, tokens->count, &scores, err);
-    if (!code && !scores)
-        code = err_set(err, ERR_FORMAT, "%s is missing", SCORES);
-    if (!code)
-        code = find_array(gguf, TYPES, GGUF_I32, tokens->count, &types, err);
+    code = find_array(gguf, TYPES, GGUF_I32, tokens->count, &types, err);
     if (!code)
         code = vocab_init(&t->vocab, vocab_size ? vocab_size : count_of(tokens), err);
-    if (!code)
-        code = read_tokens(t, tokens, types, err);
-    if (!code)
-        code = read_scores(t, scores, err);
-    if (!code)
-        code = read_ids(t, gguf, err);
-    if (!code)
-        code = read_prefix(t, gguf, err);
-    snprintf(t->kind, sizeof t->kind, "GGUF llama (BPE)");
-    return code;
+    if (code)
+        return code;
+    snprintf(t->kind, sizeof t->kind, "GGUF %s (%sBPE)", llama ? "llama" : "gpt2",
+             llama ? "" : "byte-level ");
+    return llama ? load_llama(t, gguf, tokens, types, err) : load_gpt2(t, gguf, tokens, types, err);
 }
 
 int tokenizer_load_gguf(struct tokenizer *t, const struct gguf *gguf, int vocab_size,

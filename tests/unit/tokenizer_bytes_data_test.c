@@ -158,6 +158,45 @@ TEST_SECONDS(gpt_2_gives_the_published_ids, 60)
     tokenizer_close(t);
 }
 
+TEST_SECONDS(gguf_gpt2_vocabularies_give_the_ids_of_llama_cpp, 120)
+{
+    static const char *const names[] = {"gpt-2", "deepseek-coder", "refact", "starcoder",
+                                        "deepseek-llm", "falcon", "mpt"};
+    int n = 0;
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
+        char relative[128];
+        snprintf(relative, sizeof relative, "tokenizers/gguf-vocab/ggml-vocab-%s.gguf", names[i]);
+        struct tokenizer *t = rig_open_data(relative, "v.gguf");
+        snprintf(relative, sizeof relative, "tokenizers/gguf-vocab/ggml-vocab-%s.gguf.gz",
+                 names[i]);
+        t = t ? t : rig_open_data(relative, "v.gguf");
+        if (!t)
+            continue;
+        n++;
+        EXPECT_STR(tokenizer_kind(t), "GGUF gpt2 (byte-level BPE)");
+        expect_gguf_cases(t, names[i]);
+        EXPECT(rig_round_trip(t, "caf\xC3\xA9 12345 \n\n  x", 18));
+        tokenizer_close(t);
+    }
+    if (!n)
+        SKIP("SIROCCO_TEST_DATA lacks tokenizers/gguf-vocab");
+}
+
+/* Kinds that are not BPE over characters or bytes. */
+TEST(other_gguf_vocabularies_are_refused_by_name)
+{
+    const char *path = test_data("tokenizers/gguf-vocab/ggml-vocab-bert-bge.gguf.gz");
+    struct source_file file = {.name = "v.gguf"};
+    struct err err = {0};
+    char *bytes = path ? rig_read(path, &file.size) : NULL;
+    if (!bytes)
+        SKIP("SIROCCO_TEST_DATA lacks tokenizers/gguf-vocab");
+    file.data = (const uint8_t *)bytes;
+    EXPECT(rig_open_memory(&file, 1, 0, &err) == NULL);
+    EXPECT(strstr(err.text, "tokenizer.ggml.model 'bert' is not supported") != NULL);
+    free(bytes);
+}
+
 /* Runs of white space are tokens of their own, the longest first. */
 TEST_SECONDS(phi_2_takes_its_white_space_tokens_first, 60)
 {

@@ -72,7 +72,7 @@ static const struct key base[] = {
     {.name = "tokenizer.ggml.scores", .type = GGUF_F32, .n = 8, .floats = scores},
     {.name = "tokenizer.ggml.token_type", .type = GGUF_I32, .n = 8, .ints = types},
 };
-enum { N_BASE = 4, N_EXTRA = 3 };
+enum { N_BASE = 4, N_EXTRA = 8 };
 
 /* The base file with its keys of the same name replaced and the others added; a key without a
  * type and n 0 takes the key away. */
@@ -148,6 +148,101 @@ TEST(bos_eos_and_the_prefix_follow_their_keys)
     expect_ids((struct key[N_EXTRA]){FLAG("add_space_prefix", 0)}, "a b", true, "1 4 3 5");
     expect_ids((struct key[N_EXTRA]){FLAG("unknown_token_id", 2)}, "az", false, "7 2");
     expect_ids((struct key[N_EXTRA]){{0}}, "a<s> a<s>a", false, "7 1 7 1 7");
+}
+
+/* A gpt2 vocabulary: "\xC4\xA0" is the space of the byte alphabet. */
+static const char *const byte_texts[] = {"a",
+                                         "b",
+                                         "ab",
+                                         "\xC4\xA0",
+                                         "\xC4\xA0"
+                                         "a",
+                                         "<s>",
+                                         "1",
+                                         "12"};
+static const int32_t byte_types[] = {1, 1, 1, 1, 1, 3, 1, 1};
+static const char *const byte_merges[] = {"a b", "\xC4\xA0 a", "1 2x"};
+#define GPT2_KEYS(n_merges)                                                                        \
+    {.name = "tokenizer.ggml.model", .type = GGUF_STRING, .string = "gpt2", .n = -1},              \
+        {.name = "tokenizer.ggml.tokens", .type = GGUF_STRING, .n = 8, .strings = byte_texts},     \
+        {.name = "tokenizer.ggml.token_type", .type = GGUF_I32, .n = 8, .ints = byte_types},       \
+        {.name = "tokenizer.ggml.merges",                                                          \
+         .type = GGUF_STRING,                                                                      \
+         .n = n_merges,                                                                            \
+         .strings = byte_merges},                                                                  \
+    {                                                                                              \
+        .name = "tokenizer.ggml.scores"                                                            \
+    }
+
+TEST(a_gpt2_vocabulary_merges_bytes)
+{
+    expect_ids((struct key[N_EXTRA]){GPT2_KEYS(2)}, "ab a b<s>a", false, "2 4 3 1 5 0");
+    expect_ids(
+        (struct key[N_EXTRA]){
+            GPT2_KEYS(2),
+            {.name = "tokenizer.ggml.pre", .type = GGUF_STRING, .string = "llama-bpe", .n = -1},
+            FLAG("bos_token_id", 5)},
+        "12", true, "5 7"); /* a whole word though no merge makes it, and BOS in front */
+    expect_ids(
+        (struct key[N_EXTRA]){
+            GPT2_KEYS(2),
+            {.name = "tokenizer.ggml.pre", .type = GGUF_STRING, .string = "gpt-2", .n = -1},
+            FLAG("bos_token_id", 5)},
+        "a", true, "0");
+}
+
+TEST(broken_gpt2_vocabularies_are_refused)
+{
+    static const char *const not_texts[] = {"a b", "x"};
+    const struct {
+        struct key extra[N_EXTRA];
+        const char *reason;
+    } rows[] = {
+        {{GPT2_KEYS(3)}, "tokenizer.ggml.merges[2]: '1 2x' does not make a token"},
+        {{GPT2_KEYS(2),
+          {.name = "tokenizer.ggml.pre", .type = GGUF_STRING, .string = "new", .n = -1}},
+         "tokenizer.ggml.pre 'new' is not supported"},
+        {{GPT2_KEYS(2), {.name = "tokenizer.ggml.pre", .type = GGUF_U32, .n = -1}},
+         "tokenizer.ggml.pre"},
+        {{GPT2_KEYS(2), FLAG("bos_token_id", 8)}, "tokenizer.ggml.bos_token_id"},
+        {{{.name = "tokenizer.ggml.model", .type = GGUF_STRING, .string = "gpt2", .n = -1}},
+         "tokenizer.ggml.merges is missing"},
+        {{{.name = "tokenizer.ggml.model", .type = GGUF_STRING, .string = "gpt2", .n = -1},
+          {.name = "tokenizer.ggml.merges", .type = GGUF_STRING, .n = 2, .strings = not_texts}},
+         "tokenizer.ggml.merges[1]: 'x' does not make a token"},
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+        struct err err = {0};
+        struct tokenizer *t = open_changed(rows[i].extra, &err);
+        if (t || !strstr(err.text, rows[i].reason))
+            fprintf(stderr, "%zu (%s): %s\n", i, rows[i].reason, t ? "accepted" : err.text);
+        EXPECT(!t && strstr(err.text, rows[i].reason));
+    }
+}
+
+/* Every name that GGUF files use for the families served here. */
+TEST(pre_tokenizer_names_are_known)
+{
+    static const char *const names[] = {"default",      "gpt-2",
+                                        "llama-bpe",    "qwen2",
+                                        "tekken",       "smollm",
+                                        "starcoder",    "falcon",
+                                        "deepseek-llm", "deepseek-coder",
+                                        "deepseek-v3",  "gpt-4o",
+                                        "command-r",    "deepseek-r1-qwen",
+                                        "mpt",          "refact",
+                                        "bloom",        "llama4"};
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
+        struct key extra[N_EXTRA] = {
+            GPT2_KEYS(2),
+            {.name = "tokenizer.ggml.pre", .type = GGUF_STRING, .string = names[i], .n = -1}};
+        struct err err = {0};
+        struct tokenizer *t = open_changed(extra, &err);
+        if (!t)
+            fprintf(stderr, "%s: %s\n", names[i], err.text);
+        EXPECT(t != NULL);
+        tokenizer_close(t);
+    }
 }
 
 TEST(every_rule_of_the_reader_refuses_what_breaks_it)
