@@ -12,6 +12,23 @@ const struct arch arch_table[] = {
         .act = ACTIVATION_SILU,
     },
     {
+        /* Ministral 8B: some layers see a window, some everything, by layer_types */
+        .name = "ministral",
+        .hf_class = "MinistralForCausalLM",
+        .hf_model_type = "ministral",
+        .window_from_config = true,
+        .act = ACTIVATION_SILU,
+    },
+    {
+        /* Ministral 3, YaRN and scaled queries; Mistral Small 3 is a plain mistral */
+        .name = "ministral3",
+        .hf_class = "Ministral3ForCausalLM",
+        .hf_model_type = "ministral3",
+        .window_from_config = true,
+        .query_scale = true,
+        .act = ACTIVATION_SILU,
+    },
+    {
         /* GGUF files call Mistral models llama too: the tensors and keys are the same */
         .name = "llama",
         .hf_class = "LlamaForCausalLM",
@@ -89,6 +106,20 @@ const struct arch *arch_find_hf(const char *class_or_model_type)
             !strcmp(arch_table[i].hf_model_type, class_or_model_type))
             return &arch_table[i];
     return NULL;
+}
+
+bool arch_sees_images(const char *class_or_model_type)
+{
+    static const char *const names[] = {"Mistral3ForConditionalGeneration", "mistral3"};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        if (!strcmp(names[i], class_or_model_type))
+            return true;
+    return false;
+}
+
+const struct arch *arch_find_mistral(bool moe, bool query_scale)
+{
+    return arch_find_hf(moe ? "mixtral" : query_scale ? "ministral3" : "mistral");
 }
 
 const struct arch *arch_find_gguf(const char *name, bool moe)

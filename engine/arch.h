@@ -26,6 +26,7 @@ struct arch {
     bool needs_use_window;     /* the window counts only with use_sliding_window: true (Qwen) */
     int full_layer_every;      /* every n-th layer sees everything; 0: no such pattern (Gemma) */
     double rope_local_base;    /* RoPE base of windowed layers; 0: the same as the others' */
+    bool query_scale;          /* queries at far positions are scaled, where the file asks for it */
     bool gguf_interleaved;     /* GGUF files store q and k for interleaved rotary pairs */
     enum activation act;
     const char *moe_prefix;    /* "block_sparse_moe": tensor path of the experts, or NULL */
@@ -34,6 +35,10 @@ struct arch {
 extern const struct arch arch_table[];
 extern const int arch_count;
 const struct arch *arch_find_hf(const char *class_or_model_type); /* NULL: unknown */
+/* A class or model_type around a text model of one of the rows, with a vision part beside it. */
+bool arch_sees_images(const char *class_or_model_type);
+/* The row of a params.json: with experts, with scaled queries, or plain. */
+const struct arch *arch_find_mistral(bool moe, bool query_scale);
 const struct arch *arch_find_gguf(const char *name, bool moe); /* moe: the file has experts */
 
 #endif

@@ -7,6 +7,7 @@
 #include <math.h>
 #include <stdlib.h>
 
+#include "engine/base/log.h"
 #include "engine/model_config.h"
 
 /* The llama3 scaling of one frequency (Llama 3.1, reference code): wavelengths well inside the
@@ -24,13 +25,39 @@ static double scale_llama3(double frequency, const struct model_config *c)
     return (1 - smooth) * frequency / c->rope_factor + smooth * frequency;
 }
 
+/* The dimension that turns `rotations` times within the original context. */
+static double yarn_dimension(const struct model_config *c, double theta, double rotations)
+{
+    const double pi = 3.14159265358979323846;
+    double original = (double)c->rope_original_context;
+    return (double)c->rotary_dims * log(original / (rotations * 2 * pi)) / (2 * log(theta));
+}
+
+/* YaRN (Peng et al. 2023, section 3.2): dimensions that turn often within the original context
+ * keep their frequency, those that turn seldom are divided by factor, a ramp lies between. */
+static double scale_yarn(double frequency, const struct model_config *c, double theta, int j)
+{
+    double low = yarn_dimension(c, theta, c->rope_high);
+    double high = yarn_dimension(c, theta, c->rope_low);
+    if (!c->rope_exact_range) {
+        low = floor(low);
+        high = ceil(high);
+    }
+    low = fmax(low, 0);
+    high = fmin(high, (double)c->rotary_dims - 1);
+    if (low == high)
+        high += 0.001; /* as the reference does: a step, not a division by zero */
+    double ramp = fmin(fmax((j - low) / (high - low), 0), 1);
+    return frequency / c->rope_factor * ramp + frequency * (1 - ramp);
+}
+
 /* inv_freq[j] = theta^(-2j / rotary_dims) (Su et al. 2021), then scaled. */
 static int add_rope(struct model *m, const struct model_config *c, double theta, bool scaled,
                     struct err *err)
 {
     struct model_rope *rope = &m->ropes[m->n_ropes++];
     rope->n_freq = (int)(c->rotary_dims / 2);
-    rope->mscale = 1;
+    rope->mscale = scaled && c->rope_scaling == ROPE_YARN ? (float)c->rope_mscale : 1;
     rope->inv_freq = arena_array(&m->arena, (size_t)rope->n_freq, sizeof *rope->inv_freq);
     if (!rope->inv_freq)
         return err_set(err, ERR_NOMEM, "out of memory");
@@ -40,6 +67,8 @@ static int add_rope(struct model *m, const struct model_config *c, double theta,
             frequency /= c->rope_factor;
         if (scaled && c->rope_scaling == ROPE_LLAMA3)
             frequency = scale_llama3(frequency, c);
+        if (scaled && c->rope_scaling == ROPE_YARN)
+            frequency = scale_yarn(frequency, c, theta, j);
         rope->inv_freq[j] = (float)frequency;
     }
     return 0;
@@ -65,7 +94,9 @@ static void take_config(struct model *m, const struct model_config *c)
     /* the checkpoints were trained with the factor in bfloat16 */
     m->embed_scale = !c->arch->embed_scale ? 1
                      : quant_bf16_to_f32(quant_f32_to_bf16((float)sqrt((double)c->dim)));
-    m->rope_interleaved = c->gguf && c->arch->gguf_interleaved;
+    /* Mistral's own files have q and k as they were trained, on neighbouring pairs */
+    m->rope_interleaved = c->format == MODEL_MISTRAL ||
+                          (c->format == MODEL_GGUF && c->arch->gguf_interleaved);
     m->window_max = (int)c->window;
     for (int i = 0; i < m->n_layers; i++)
         if (!c->windowed[i])
@@ -75,9 +106,18 @@ static void take_config(struct model *m, const struct model_config *c)
 static int open_parts(struct model *m, struct model_config *c, const struct source *source,
                       const struct gguf *gguf, struct err *err)
 {
-    int rc = gguf ? model_config_gguf(c, m, gguf, err) : model_config_hf(c, m, source, err);
+    int rc;
+    if (gguf)
+        rc = model_config_gguf(c, m, gguf, err);
+    else if (source_is_mistral(source))
+        rc = model_config_mistral(c, m, source, err);
+    else
+        rc = model_config_hf(c, m, source, err);
     if (rc)
         return rc;
+    if (c->query_scale_from && c->context_length == c->query_scale_from)
+        log_event(LOG_WARN, "the model's context is cut to %lld tokens: scaling queries beyond is "
+                  "not supported", (long long)c->context_length);
     take_config(m, c);
     rc = add_rope(m, c, c->rope_theta, true, err);
     if (!rc && c->rope_local_theta > 0)

@@ -11,29 +11,86 @@
 
 enum { NAME_BYTES = 256 };
 
+/* THE TABLE of tensor names: what each file format calls the tensor of a role. Those of layers
+ * stand behind the layer's prefix. */
+enum role {
+    EMBED, FINAL_NORM, HEAD,
+    ATTN_NORM, WQ, WK, WV, WO, BQ, BK, BV, Q_NORM, K_NORM,
+    FFN_NORM, POST_ATTN_NORM, PRE_FFN_NORM, POST_FFN_NORM, GATE, UP, DOWN, ROUTER
+};
+
+static const char *const names[][MODEL_FORMATS] = {
+    [EMBED] = {"embed_tokens.weight", "token_embd.weight", "tok_embeddings.weight"},
+    [FINAL_NORM] = {"norm.weight", "output_norm.weight", "norm.weight"},
+    [HEAD] = {"lm_head.weight", "output.weight", "output.weight"},
+    [ATTN_NORM] = {"input_layernorm.weight", "attn_norm.weight", "attention_norm.weight"},
+    [WQ] = {"self_attn.q_proj.weight", "attn_q.weight", "attention.wq.weight"},
+    [WK] = {"self_attn.k_proj.weight", "attn_k.weight", "attention.wk.weight"},
+    [WV] = {"self_attn.v_proj.weight", "attn_v.weight", "attention.wv.weight"},
+    [WO] = {"self_attn.o_proj.weight", "attn_output.weight", "attention.wo.weight"},
+    [BQ] = {"self_attn.q_proj.bias", "attn_q.bias", "attention.wq.bias"},
+    [BK] = {"self_attn.k_proj.bias", "attn_k.bias", "attention.wk.bias"},
+    [BV] = {"self_attn.v_proj.bias", "attn_v.bias", "attention.wv.bias"},
+    [Q_NORM] = {"self_attn.q_norm.weight", "attn_q_norm.weight", "attention.q_norm.weight"},
+    [K_NORM] = {"self_attn.k_norm.weight", "attn_k_norm.weight", "attention.k_norm.weight"},
+    [FFN_NORM] = {"post_attention_layernorm.weight", "ffn_norm.weight", "ffn_norm.weight"},
+    /* where outputs have norms too, Hugging Face calls the one after attention what elsewhere is
+     * the one before the FFN; Mistral has no such model */
+    [POST_ATTN_NORM] = {"post_attention_layernorm.weight", "post_attention_norm.weight", ""},
+    [PRE_FFN_NORM] = {"pre_feedforward_layernorm.weight", "ffn_norm.weight", ""},
+    [POST_FFN_NORM] = {"post_feedforward_layernorm.weight", "post_ffw_norm.weight", ""},
+    [GATE] = {"mlp.gate_proj.weight", "ffn_gate.weight", "feed_forward.w1.weight"},
+    [UP] = {"mlp.up_proj.weight", "ffn_up.weight", "feed_forward.w3.weight"},
+    [DOWN] = {"mlp.down_proj.weight", "ffn_down.weight", "feed_forward.w2.weight"},
+    [ROUTER] = {"gate.weight", "ffn_gate_inp.weight", "feed_forward.gate.weight"},
+};
+
+/* Where the tensors of the text model lie beside those of a vision part, and what that is called:
+ * files of the library's version 4, then of its version 5 in memory. */
+static const struct place {
+    const char *base, *head; /* what stands before the model's tensors, and before the head */
+} places[] = {{"language_model.model.", "language_model."}, {"model.language_model.", ""}};
+
 struct binder {
     struct model *m;
     const struct model_config *c;
+    struct place place;
     uint8_t *used; /* by index of weights_at */
     struct err *err;
     int rc;
     char name[NAME_BYTES]; /* of the tensor at hand */
 };
 
-/* The name of a tensor outside the layers, or of one of a layer. */
-static const char *global_name(struct binder *b, const char *hf, const char *gguf)
+static struct place find_place(const struct model *m, const struct model_config *c)
 {
-    snprintf(b->name, sizeof b->name, "%s", b->c->gguf ? gguf : hf);
-    return b->name;
+    char name[NAME_BYTES];
+    if (c->format != MODEL_HF)
+        return (struct place){"", ""};
+    for (size_t i = 0; c->images && i < sizeof places / sizeof *places; i++) {
+        snprintf(name, sizeof name, "%s%s", places[i].base, names[EMBED][MODEL_HF]);
+        if (weights_find(m->weights, name))
+            return places[i];
+    }
+    return (struct place){"model.", ""};
 }
 
-static const char *layer_name(struct binder *b, int layer, const char *hf, const char *gguf)
+/* The name of a tensor outside the layers. */
+static void global_name(struct binder *b, enum role role)
 {
-    if (b->c->gguf)
-        snprintf(b->name, sizeof b->name, "blk.%d.%s", layer, gguf);
-    else
-        snprintf(b->name, sizeof b->name, "model.layers.%d.%s", layer, hf);
-    return b->name;
+    snprintf(b->name, sizeof b->name, "%s%s", role == HEAD ? b->place.head : b->place.base,
+             names[role][b->c->format]);
+}
+
+/* The name of a tensor of a layer, the part behind the layer's given as text. */
+static void layer_text(struct binder *b, int layer, const char *rest)
+{
+    const char *layers = b->c->format == MODEL_GGUF ? "blk" : "layers";
+    snprintf(b->name, sizeof b->name, "%s%s.%d.%s", b->place.base, layers, layer, rest);
+}
+
+static void layer_name(struct binder *b, int layer, enum role role)
+{
+    layer_text(b, layer, names[role][b->c->format]);
 }
 
 static void fail(struct binder *b, const char *what)
@@ -113,73 +170,88 @@ static float *bind_vector(struct binder *b, int64_t n, float plus)
 
 static float *bind_norm(struct binder *b, int64_t n)
 {
-    return bind_vector(b, n, b->c->arch->norm_plus_one && !b->c->gguf ? 1.0f : 0.0f);
+    return bind_vector(b, n, b->c->arch->norm_plus_one && b->c->format == MODEL_HF ? 1.0f : 0.0f);
 }
 
 static void bind_attention(struct binder *b, struct model_layer *layer, int i)
 {
     const struct model_config *c = b->c;
     int64_t q = c->n_heads * c->head_dim, kv = c->n_kv_heads * c->head_dim;
-    layer_name(b, i, "input_layernorm.weight", "attn_norm.weight");
+    layer_name(b, i, ATTN_NORM);
     layer->attn_norm = bind_norm(b, c->dim);
-    layer_name(b, i, "self_attn.q_proj.weight", "attn_q.weight");
+    layer_name(b, i, WQ);
     bind_matrix(b, &layer->wq, q, c->dim);
-    layer_name(b, i, "self_attn.k_proj.weight", "attn_k.weight");
+    layer_name(b, i, WK);
     bind_matrix(b, &layer->wk, kv, c->dim);
-    layer_name(b, i, "self_attn.v_proj.weight", "attn_v.weight");
+    layer_name(b, i, WV);
     bind_matrix(b, &layer->wv, kv, c->dim);
-    layer_name(b, i, "self_attn.o_proj.weight", "attn_output.weight");
+    layer_name(b, i, WO);
     bind_matrix(b, &layer->wo, c->dim, q);
     if (c->arch->qkv_bias) {
-        layer_name(b, i, "self_attn.q_proj.bias", "attn_q.bias");
+        layer_name(b, i, BQ);
         layer->bq = bind_vector(b, q, 0);
-        layer_name(b, i, "self_attn.k_proj.bias", "attn_k.bias");
+        layer_name(b, i, BK);
         layer->bk = bind_vector(b, kv, 0);
-        layer_name(b, i, "self_attn.v_proj.bias", "attn_v.bias");
+        layer_name(b, i, BV);
         layer->bv = bind_vector(b, kv, 0);
     }
     if (c->arch->qk_norm) {
-        layer_name(b, i, "self_attn.q_norm.weight", "attn_q_norm.weight");
+        layer_name(b, i, Q_NORM);
         layer->q_norm = bind_norm(b, c->head_dim);
-        layer_name(b, i, "self_attn.k_norm.weight", "attn_k_norm.weight");
+        layer_name(b, i, K_NORM);
         layer->k_norm = bind_norm(b, c->head_dim);
     }
 }
 
-/* The norms around the FFN; where outputs have norms too, Hugging Face calls the one after
- * attention what elsewhere is the one before the FFN. */
 static void bind_ffn_norms(struct binder *b, struct model_layer *layer, int i)
 {
     if (!b->c->arch->post_norms) {
-        layer_name(b, i, "post_attention_layernorm.weight", "ffn_norm.weight");
+        layer_name(b, i, FFN_NORM);
         layer->ffn_norm = bind_norm(b, b->c->dim);
         return;
     }
-    layer_name(b, i, "post_attention_layernorm.weight", "post_attention_norm.weight");
+    layer_name(b, i, POST_ATTN_NORM);
     layer->post_attn_norm = bind_norm(b, b->c->dim);
-    layer_name(b, i, "pre_feedforward_layernorm.weight", "ffn_norm.weight");
+    layer_name(b, i, PRE_FFN_NORM);
     layer->ffn_norm = bind_norm(b, b->c->dim);
-    layer_name(b, i, "post_feedforward_layernorm.weight", "post_ffw_norm.weight");
+    layer_name(b, i, POST_FFN_NORM);
     layer->post_ffn_norm = bind_norm(b, b->c->dim);
 }
 
 static void bind_dense(struct binder *b, struct model_layer *layer, int i)
 {
-    layer_name(b, i, "mlp.gate_proj.weight", "ffn_gate.weight");
+    layer_name(b, i, GATE);
     bind_matrix(b, &layer->gate, b->c->ffn, b->c->dim);
-    layer_name(b, i, "mlp.up_proj.weight", "ffn_up.weight");
+    layer_name(b, i, UP);
     bind_matrix(b, &layer->up, b->c->ffn, b->c->dim);
-    layer_name(b, i, "mlp.down_proj.weight", "ffn_down.weight");
+    layer_name(b, i, DOWN);
     bind_matrix(b, &layer->down, b->c->dim, b->c->ffn);
 }
 
-/* One role of the experts (gate, up or down): one matrix per expert, or, in newer GGUF files, all
- * in one tensor [n_experts][rows][cols]. */
-static struct matrix *bind_experts(struct binder *b, int layer, const char *hf, const char *gguf,
+/* One of the experts' three matrices, in each format. */
+struct expert_role {
+    const char *w;    /* Hugging Face, Mistral: "w1" */
+    const char *gguf; /* "ffn_gate" */
+};
+
+static void expert_name(struct binder *b, int layer, int expert, struct expert_role role)
+{
+    char rest[NAME_BYTES / 2];
+    if (b->c->format == MODEL_GGUF)
+        snprintf(rest, sizeof rest, "%s.%d.weight", role.gguf, expert);
+    else
+        snprintf(rest, sizeof rest, "%s.experts.%d.%s.weight",
+                 b->c->format == MODEL_HF ? b->c->arch->moe_prefix : "feed_forward", expert,
+                 role.w);
+    layer_text(b, layer, rest);
+}
+
+/* One matrix per expert, or, in newer GGUF files, all in one tensor [n_experts][rows][cols]. */
+static struct matrix *bind_experts(struct binder *b, int layer, struct expert_role role,
                                    int64_t rows, int64_t cols)
 {
     int n = (int)b->c->n_experts;
-    char hf_rest[NAME_BYTES / 2], gguf_rest[NAME_BYTES / 2];
+    char rest[NAME_BYTES / 2];
     if (b->rc)
         return NULL;
     struct matrix *experts = arena_array(&b->m->arena, (size_t)n, sizeof *experts);
@@ -187,9 +259,9 @@ static struct matrix *bind_experts(struct binder *b, int layer, const char *hf, 
         b->rc = err_set(b->err, ERR_NOMEM, "out of memory");
         return NULL;
     }
-    snprintf(gguf_rest, sizeof gguf_rest, "%s_exps.weight", gguf);
-    layer_name(b, layer, "", gguf_rest);
-    if (b->c->gguf && weights_find(b->m->weights, b->name)) {
+    snprintf(rest, sizeof rest, "%s_exps.weight", role.gguf);
+    layer_text(b, layer, rest);
+    if (b->c->format == MODEL_GGUF && weights_find(b->m->weights, b->name)) {
         const struct weights_tensor *all = take(b, 3, (int64_t[]){n, rows, cols});
         size_t bytes = all ? all->bytes / (size_t)n : 0;
         for (int e = 0; all && e < n; e++)
@@ -198,10 +270,7 @@ static struct matrix *bind_experts(struct binder *b, int layer, const char *hf, 
         return experts;
     }
     for (int e = 0; !b->rc && e < n; e++) {
-        snprintf(hf_rest, sizeof hf_rest, "%s.experts.%d.%s.weight", b->c->arch->moe_prefix, e,
-                 hf);
-        snprintf(gguf_rest, sizeof gguf_rest, "%s.%d.weight", gguf, e);
-        layer_name(b, layer, hf_rest, gguf_rest);
+        expert_name(b, layer, e, role);
         bind_matrix(b, &experts[e], rows, cols);
     }
     return experts;
@@ -211,24 +280,30 @@ static void bind_moe(struct binder *b, struct model_layer *layer, int i)
 {
     const struct model_config *c = b->c;
     char router[NAME_BYTES / 2];
-    snprintf(router, sizeof router, "%s.gate.weight", c->arch->moe_prefix);
-    layer_name(b, i, router, "ffn_gate_inp.weight");
+    layer_name(b, i, ROUTER);
+    if (c->format == MODEL_HF) {
+        snprintf(router, sizeof router, "%s.%s", c->arch->moe_prefix, names[ROUTER][MODEL_HF]);
+        layer_text(b, i, router);
+    }
     bind_matrix(b, &layer->router, c->n_experts, c->dim);
-    layer->expert_gate = bind_experts(b, i, "w1", "ffn_gate", c->ffn, c->dim);
-    layer->expert_up = bind_experts(b, i, "w3", "ffn_up", c->ffn, c->dim);
-    layer->expert_down = bind_experts(b, i, "w2", "ffn_down", c->dim, c->ffn);
+    layer->expert_gate =
+        bind_experts(b, i, (struct expert_role){"w1", "ffn_gate"}, c->ffn, c->dim);
+    layer->expert_up = bind_experts(b, i, (struct expert_role){"w3", "ffn_up"}, c->ffn, c->dim);
+    layer->expert_down =
+        bind_experts(b, i, (struct expert_role){"w2", "ffn_down"}, c->dim, c->ffn);
 }
 
 static void bind_ends(struct binder *b)
 {
     struct model *m = b->m;
     const struct model_config *c = b->c;
-    global_name(b, "model.embed_tokens.weight", "token_embd.weight");
+    global_name(b, EMBED);
     bind_matrix(b, &m->embed, c->vocab, c->dim);
-    global_name(b, "model.norm.weight", "output_norm.weight");
+    global_name(b, FINAL_NORM);
     m->final_norm = bind_norm(b, c->dim);
-    global_name(b, "lm_head.weight", "output.weight");
-    if (c->gguf ? !weights_find(m->weights, b->name) : c->tied)
+    global_name(b, HEAD);
+    if (c->tied == TIED_YES ||
+        (c->tied == TIED_IF_ABSENT && !weights_find(m->weights, b->name)))
         m->head = m->embed;
     else
         bind_matrix(b, &m->head, c->vocab, c->dim);
@@ -239,7 +314,7 @@ static void bind_rope_divisors(struct binder *b)
 {
     struct model_rope *rope = &b->m->ropes[0];
     snprintf(b->name, sizeof b->name, "rope_freqs.weight");
-    if (b->rc || !b->c->gguf || !weights_find(b->m->weights, b->name))
+    if (b->rc || b->c->format != MODEL_GGUF || !weights_find(b->m->weights, b->name))
         return;
     float *divisors = bind_vector(b, rope->n_freq, 0);
     for (int i = 0; divisors && i < rope->n_freq; i++) {
@@ -257,14 +332,30 @@ static bool ends_with(const char *text, const char *end)
     return n >= k && !strcmp(text + n - k, end);
 }
 
+/* The tensors of a vision part, which serving text leaves aside. */
+static bool is_vision(const char *name)
+{
+    static const char *const parts[] = {
+        "vision_tower.",         "multi_modal_projector.",  "model.vision_tower.",
+        "vision_encoder.",       "vision_language_adapter.", "model.multi_modal_projector.",
+        "pre_mm_projector_norm.", "patch_merger."};
+    for (size_t i = 0; i < sizeof parts / sizeof *parts; i++)
+        if (!strncmp(name, parts[i], strlen(parts[i])))
+            return true;
+    return false;
+}
+
 /* Tensors that some files carry although nothing needs them: frequencies that are computed here,
  * and a copy of the embedding under the head's name. */
-static bool is_redundant(const struct binder *b, const char *name)
+static bool is_redundant(struct binder *b, const char *name)
 {
-    if (b->c->gguf)
+    if (b->c->format == MODEL_GGUF)
         return ends_with(name, ".attn_rot_embd.weight");
+    if (b->c->images && is_vision(name))
+        return true;
+    global_name(b, HEAD);
     return ends_with(name, ".rotary_emb.inv_freq") ||
-           (b->c->tied && !strcmp(name, "lm_head.weight"));
+           (b->c->tied == TIED_YES && !strcmp(name, b->name));
 }
 
 static void check_leftovers(struct binder *b)
@@ -281,7 +372,7 @@ static void check_leftovers(struct binder *b)
 
 int model_bind(struct model *m, const struct model_config *c, struct err *err)
 {
-    struct binder b = {.m = m, .c = c, .err = err};
+    struct binder b = {.m = m, .c = c, .place = find_place(m, c), .err = err};
     size_t n = weights_count(m->weights);
     b.used = arena_alloc(&m->arena, n ? n : 1);
     m->layers = arena_array(&m->arena, (size_t)m->n_layers, sizeof *m->layers);

@@ -12,28 +12,30 @@
 
 #define INT(field) offsetof(struct model_config, field)
 const struct model_int_row model_int_rows[] = {
-    {"num_hidden_layers", "block_count", INT(n_layers), 1, MODEL_LAYERS_MAX, true},
-    {"hidden_size", "embedding_length", INT(dim), 1, 1 << 20, true},
-    {"intermediate_size", "feed_forward_length", INT(ffn), 1, 1 << 22, true},
-    {"num_attention_heads", "attention.head_count", INT(n_heads), 1, 1024, true},
-    {"num_key_value_heads", "attention.head_count_kv", INT(n_kv_heads), 1, 1024, false},
-    {"head_dim", "attention.key_length", INT(head_dim), 2, 1024, false},
-    {"vocab_size", "vocab_size", INT(vocab), 1, 1 << 24, false},
-    {"max_position_embeddings", "context_length", INT(context_length), 1, 1 << 27, true},
-    {"num_local_experts", "expert_count", INT(n_experts), 0, 1024, false},
-    {"num_experts_per_tok", "expert_used_count", INT(n_experts_used), 0, 1024, false},
-    {"sliding_window", "attention.sliding_window", INT(window), 0, INT32_MAX, false},
-    {NULL, "rope.dimension_count", INT(rotary_dims), 2, 1024, false},
+    {"num_hidden_layers", "block_count", "n_layers", INT(n_layers), 1, MODEL_LAYERS_MAX, true},
+    {"hidden_size", "embedding_length", "dim", INT(dim), 1, 1 << 20, true},
+    {"intermediate_size", "feed_forward_length", "hidden_dim", INT(ffn), 1, 1 << 22, true},
+    {"num_attention_heads", "attention.head_count", "n_heads", INT(n_heads), 1, 1024, true},
+    {"num_key_value_heads", "attention.head_count_kv", "n_kv_heads", INT(n_kv_heads), 1, 1024,
+     false},
+    {"head_dim", "attention.key_length", "head_dim", INT(head_dim), 2, 1024, false},
+    {"vocab_size", "vocab_size", "vocab_size", INT(vocab), 1, 1 << 24, false},
+    /* params.json leaves the context out more often than not: see model_config_mistral.c */
+    {"max_position_embeddings", "context_length", NULL, INT(context_length), 1, 1 << 27, true},
+    {"num_local_experts", "expert_count", NULL, INT(n_experts), 0, 1024, false},
+    {"num_experts_per_tok", "expert_used_count", NULL, INT(n_experts_used), 0, 1024, false},
+    {"sliding_window", "attention.sliding_window", NULL, INT(window), 0, INT32_MAX, false},
+    {NULL, "rope.dimension_count", NULL, INT(rotary_dims), 2, 1024, false},
 };
 const int model_n_int_rows = sizeof model_int_rows / sizeof *model_int_rows;
 
 const struct model_float_row model_float_rows[] = {
-    {"rms_norm_eps", "attention.layer_norm_rms_epsilon", INT(norm_eps), 1e-30, 1, true},
-    {"attn_logit_softcapping", "attn_logit_softcapping", INT(attn_softcap), 0, 1e6, false},
-    {"final_logit_softcapping", "final_logit_softcapping", INT(logit_softcap), 0, 1e6, false},
-    {"query_pre_attn_scalar", NULL, INT(query_scalar), 1e-6, 1e9, false},
-    {"rope_theta", "rope.freq_base", INT(rope_theta), 1e-6, 1e15, false},
-    {"rope_local_base_freq", NULL, INT(rope_local_theta), 1e-6, 1e15, false},
+    {"rms_norm_eps", "attention.layer_norm_rms_epsilon", "norm_eps", INT(norm_eps), 1e-30, 1, true},
+    {"attn_logit_softcapping", "attn_logit_softcapping", NULL, INT(attn_softcap), 0, 1e6, false},
+    {"final_logit_softcapping", "final_logit_softcapping", NULL, INT(logit_softcap), 0, 1e6, false},
+    {"query_pre_attn_scalar", NULL, NULL, INT(query_scalar), 1e-6, 1e9, false},
+    {"rope_theta", "rope.freq_base", "rope_theta", INT(rope_theta), 1e-6, 1e15, false},
+    {"rope_local_base_freq", NULL, NULL, INT(rope_local_theta), 1e-6, 1e15, false},
 };
 const int model_n_float_rows = sizeof model_float_rows / sizeof *model_float_rows;
 #undef INT
@@ -70,6 +72,18 @@ static int check_experts(const struct model_config *c, struct err *err)
     return 0;
 }
 
+double model_config_yarn_mscale(double factor, double mscale)
+{
+    return factor <= 1 ? 1 : 0.1 * mscale * log(factor) + 1;
+}
+
+static int check_yarn(const struct model_config *c, struct err *err)
+{
+    if (c->rope_scaling != ROPE_YARN || c->rope_theta > 1)
+        return 0;
+    return err_set(err, ERR_FORMAT, "rope_theta %g: yarn needs one above 1", c->rope_theta);
+}
+
 int model_config_finish(struct model_config *c, struct err *err)
 {
     if (!c->n_kv_heads)
@@ -103,7 +117,10 @@ int model_config_finish(struct model_config *c, struct err *err)
         c->rope_local_theta = c->arch->rope_local_base;
     if (c->arch->rope_local_base <= 0)
         c->rope_local_theta = 0;
-    return check_experts(c, err);
+    if (c->query_scale_from && c->context_length > c->query_scale_from)
+        c->context_length = c->query_scale_from;
+    int rc = check_yarn(c, err);
+    return rc ? rc : check_experts(c, err);
 }
 
 /* ---- GGUF */
@@ -234,7 +251,8 @@ int model_config_gguf(struct model_config *c, struct model *m, const struct gguf
     rc = gguf_int(g, full_key(key, name, "expert_count"), 0, 1024, &n_experts, &found, err);
     if (rc)
         return rc;
-    c->gguf = true;
+    c->format = MODEL_GGUF;
+    c->tied = TIED_IF_ABSENT;
     c->arch = arch_find_gguf(name, n_experts > 0);
     if (!c->arch)
         return model_config_unknown(name, err);

@@ -7,11 +7,15 @@
 
 enum { MODEL_LAYERS_MAX = 1024 };
 
-enum model_rope_scaling { ROPE_PLAIN, ROPE_LINEAR, ROPE_LLAMA3 };
+enum model_rope_scaling { ROPE_PLAIN, ROPE_LINEAR, ROPE_LLAMA3, ROPE_YARN };
+
+/* Whose names the tensors have. */
+enum model_format { MODEL_HF, MODEL_GGUF, MODEL_MISTRAL, MODEL_FORMATS };
 
 struct model_config {
     const struct arch *arch;
-    bool gguf;
+    enum model_format format;
+    bool images;                          /* a vision part lies beside the text model: left out */
     int64_t n_layers, dim, ffn, n_heads, n_kv_heads, head_dim, vocab, context_length;
     int64_t n_experts, n_experts_used;
     int64_t window;                       /* 0: none */
@@ -21,9 +25,12 @@ struct model_config {
     double query_scalar;                  /* scores are divided by its root; 0: head_dim */
     double rope_theta, rope_local_theta;  /* local: 0: windowed layers have the same */
     enum model_rope_scaling rope_scaling;
-    double rope_factor, rope_low, rope_high;
+    double rope_factor, rope_low, rope_high; /* YaRN: low, high: rotations (beta slow, fast) */
+    double rope_mscale;                   /* YaRN: cosines and sines are times this */
+    bool rope_exact_range;                /* YaRN: the ramp's ends are not rounded to dimensions */
     int64_t rope_original_context;
-    bool tied;                            /* GGUF: decided by the absence of output.weight */
+    int64_t query_scale_from;             /* positions from here on scale queries; 0: none do */
+    enum { TIED_NO, TIED_YES, TIED_IF_ABSENT } tied; /* if absent: when no head is in the file */
 };
 
 /* config.json and generation_config.json, or GGUF metadata, into *c and m's token ids and sampling
@@ -33,16 +40,28 @@ int model_config_hf(struct model_config *c, struct model *m, const struct source
 int model_config_gguf(struct model_config *c, struct model *m, const struct gguf *g,
                       struct err *err);
 
+/* params.json, as Mistral's own checkpoints have it, and generation_config.json if it is there. */
+int model_config_mistral(struct model_config *c, struct model *m, const struct source *source,
+                         struct err *err);
+
+/* generation_config.json into m's defaults and end-of-sequence ids; fine when absent. */
+int model_config_generation(struct model *m, const struct model_config *c,
+                            const struct source *source, struct err *err);
+
+/* YaRN's factor on cosines and sines where a file does not state it: 0.1 mscale ln(factor) + 1
+ * (Peng et al. 2023, section 3.4). */
+double model_config_yarn_mscale(double factor, double mscale);
+
 /* THE TABLE of hyperparameters: key in config.json, key in GGUF metadata below the architecture's
- * name, bounds. A null in config.json counts as absent. */
+ * name, key in params.json, bounds. A null in a JSON file counts as absent. */
 struct model_int_row {
-    const char *hf, *gguf;
+    const char *hf, *gguf, *mistral;
     size_t at; /* offset of the int64_t in model_config */
     int64_t min, max;
     bool required;
 };
 struct model_float_row {
-    const char *hf, *gguf;
+    const char *hf, *gguf, *mistral;
     size_t at;       /* offset of the double */
     double min, max; /* both inclusive; never NaN */
     bool required;

@@ -6,96 +6,76 @@
 #include <string.h>
 
 #include "engine/model_config.h"
+#include "engine/model_json.h"
 
-enum { CONFIG_BYTES_MAX = 16 << 20 };
+static const char CONFIG[] = "config.json";
 
 static int bad(struct err *err, const char *key, const char *what)
 {
-    return err_set(err, ERR_FORMAT, "config.json: %s %s", key, what);
+    return err_set(err, ERR_FORMAT, "%s: %s %s", CONFIG, key, what);
 }
 
-/* The value of key, NULL when it is absent or null. */
+static struct model_json config_of(const json_t *object)
+{
+    return (struct model_json){.file = CONFIG, .object = object};
+}
+
 static const json_t *get(const json_t *object, const char *key)
 {
-    const json_t *value = json_object_get(object, key);
-    return json_is_null(value) ? NULL : value;
+    return model_json_get(config_of(object), key);
 }
 
 static int get_bool(const json_t *object, const char *key, bool standard, bool *out,
                     struct err *err)
 {
-    const json_t *value = get(object, key);
-    *out = value ? json_is_true(value) : standard;
-    return !value || json_is_boolean(value) ? 0 : bad(err, key, "is no boolean");
+    return model_json_bool(config_of(object), key, standard, out, err);
 }
 
 static int get_int(const json_t *object, const char *key, int64_t min, int64_t max, int64_t *out,
                    struct err *err)
 {
-    const json_t *value = get(object, key);
-    if (!value)
-        return 0;
-    if (!json_is_integer(value))
-        return bad(err, key, "is no integer");
-    if (json_integer_value(value) < min || json_integer_value(value) > max)
-        return err_set(err, ERR_FORMAT, "config.json: %s is %lld, not %lld..%lld", key,
-                       (long long)json_integer_value(value), (long long)min, (long long)max);
-    *out = json_integer_value(value);
-    return 0;
+    return model_json_int(config_of(object), key, min, max, out, err);
 }
 
-static int get_float(const json_t *object, const char *file, const char *key, double min,
-                     double max, double *out, struct err *err)
+static int get_float(const json_t *object, const char *key, double min, double max, double *out,
+                     struct err *err)
 {
-    const json_t *value = get(object, key);
-    if (!value)
-        return 0;
-    if (!json_is_number(value))
-        return err_set(err, ERR_FORMAT, "%s: %s is no number", file, key);
-    double number = json_number_value(value);
-    if (!(number >= min && number <= max))
-        return err_set(err, ERR_FORMAT, "%s: %s is %g, not %g..%g", file, key, number, min, max);
-    *out = number;
-    return 0;
+    return model_json_float(config_of(object), key, min, max, out, err);
 }
 
-/* Parse a JSON object file; *out NULL when the file is absent. */
-static int load(const struct source *source, const char *name, json_t **out, struct err *err)
+/* The class of a config.json, else its model_type; NULL: neither is there. */
+static const char *class_of(const json_t *root)
 {
-    const struct source_file *file = source_find(source, name);
-    json_error_t where;
-    *out = NULL;
-    if (!file)
-        return 0;
-    if (file->size > CONFIG_BYTES_MAX)
-        return err_set(err, ERR_FORMAT, "%s: %zu bytes; at most %d", name, file->size,
-                       CONFIG_BYTES_MAX);
-    *out = json_loadb((const char *)file->data, file->size, JSON_REJECT_DUPLICATES, &where);
-    if (!*out)
-        return err_set(err, where.text[0] ? ERR_FORMAT : ERR_NOMEM, "%s: line %d: %s", name,
-                       where.line, where.text[0] ? where.text : "out of memory");
-    if (!json_is_object(*out)) {
-        json_decref(*out);
-        *out = NULL;
-        return err_set(err, ERR_FORMAT, "%s: not a JSON object", name);
-    }
-    return 0;
+    const char *name = json_string_value(json_array_get(get(root, "architectures"), 0));
+    return name ? name : json_string_value(get(root, "model_type"));
 }
 
-static int find_arch(struct model_config *c, const json_t *root, struct err *err)
+static int find_arch(struct model_config *c, const char *name, struct err *err)
 {
-    const json_t *classes = get(root, "architectures");
-    const char *name = json_string_value(json_array_get(classes, 0));
-    if (!name)
-        name = json_string_value(get(root, "model_type"));
     if (!name)
         return bad(err, "architectures", "and model_type are missing");
     c->arch = arch_find_hf(name);
     if (c->arch)
         return 0;
     int rc = model_config_unknown(name, err);
-    err_prefix(err, "config.json");
+    err_prefix(err, CONFIG);
     return rc;
+}
+
+/* A model that sees images has its text model's configuration inside its own: *text is that, or
+ * root itself. */
+static int find_text(struct model_config *c, const json_t *root, const json_t **text,
+                     struct err *err)
+{
+    const char *name = class_of(root);
+    *text = root;
+    if (!name || !arch_sees_images(name))
+        return find_arch(c, name, err);
+    *text = get(root, "text_config");
+    if (!json_is_object(*text))
+        return bad(err, "text_config", "is missing or no object");
+    c->images = true;
+    return find_arch(c, class_of(*text), err);
 }
 
 static int read_rows(struct model_config *c, const json_t *root, struct err *err)
@@ -113,7 +93,7 @@ static int read_rows(struct model_config *c, const json_t *root, struct err *err
         const struct model_float_row *row = &model_float_rows[i];
         if (!row->hf)
             continue;
-        rc = get_float(root, "config.json", row->hf, row->min, row->max,
+        rc = get_float(root, row->hf, row->min, row->max,
                        (double *)((char *)c + row->at), err);
         if (!rc && row->required && !get(root, row->hf))
             rc = bad(err, row->hf, "is missing");
@@ -121,11 +101,20 @@ static int read_rows(struct model_config *c, const json_t *root, struct err *err
     return rc;
 }
 
+static int check_quantization(const json_t *root, struct err *err)
+{
+    const json_t *quantization = get(root, "quantization_config");
+    const char *method = json_string_value(get(quantization, "quant_method"));
+    if (!quantization)
+        return 0;
+    return err_set(err, ERR_FORMAT, "config.json: quantization_config: '%s' is not supported",
+                   method ? method : "");
+}
+
 /* What a configuration may ask for and the table's dataflow does not have. */
 static int check_unsupported(const struct model_config *c, const json_t *root, struct err *err)
 {
     const json_t *act = get(root, "hidden_activation");
-    const json_t *quantization = get(root, "quantization_config");
     bool attention_bias, mlp_bias;
     if (!act)
         act = get(root, "hidden_act");
@@ -136,11 +125,6 @@ static int check_unsupported(const struct model_config *c, const json_t *root, s
             return err_set(err, ERR_FORMAT,
                            "config.json: hidden_act '%s' is not supported for %s (%s is)",
                            name ? name : "", c->arch->name, wanted);
-    }
-    if (quantization) {
-        const char *method = json_string_value(get(quantization, "quant_method"));
-        return err_set(err, ERR_FORMAT, "config.json: quantization_config: '%s' is not supported",
-                       method ? method : "");
     }
     int rc = get_bool(root, "attention_bias", c->arch->qkv_bias, &attention_bias, err);
     if (!rc && attention_bias != c->arch->qkv_bias)
@@ -154,14 +138,85 @@ static int check_unsupported(const struct model_config *c, const json_t *root, s
 
 /* ---- rotary embedding */
 
+static int read_llama3(struct model_config *c, const json_t *object, struct err *err)
+{
+    int rc = get_float(object, "low_freq_factor", 1e-6, 1e6, &c->rope_low, err);
+    if (!rc)
+        rc = get_float(object, "high_freq_factor", 1e-6, 1e6, &c->rope_high, err);
+    if (!rc)
+        rc = get_int(object, "original_max_position_embeddings", 1, 1 << 27,
+                     &c->rope_original_context, err);
+    if (!rc && (!c->rope_original_context || !c->rope_low || c->rope_high <= c->rope_low))
+        rc = bad(err, "rope scaling", "lacks a factor, or high_freq_factor <= low_freq_factor");
+    return rc;
+}
+
+/* The factor on cosines and sines is stated, or follows from two others, or from `factor` alone. */
+static int read_yarn_mscale(struct model_config *c, const json_t *object, struct err *err)
+{
+    double stated = 0, mscale = 0, all = 0;
+    int rc = get_float(object, "attention_factor", 1e-6, 1e6, &stated, err);
+    if (!rc)
+        rc = get_float(object, "mscale", 0, 1e6, &mscale, err);
+    if (!rc)
+        rc = get_float(object, "mscale_all_dim", 0, 1e6, &all, err);
+    c->rope_mscale = model_config_yarn_mscale(c->rope_factor, 1);
+    if (mscale > 0 && all > 0)
+        c->rope_mscale = model_config_yarn_mscale(c->rope_factor, mscale) /
+                         model_config_yarn_mscale(c->rope_factor, all);
+    if (stated > 0)
+        c->rope_mscale = stated;
+    return rc;
+}
+
+static int read_yarn(struct model_config *c, const json_t *object, struct err *err)
+{
+    double beta = 0;
+    bool rounded;
+    c->rope_high = 32;
+    c->rope_low = 1;
+    int rc = get_float(object, "beta_fast", 1e-6, 1e6, &c->rope_high, err);
+    if (!rc)
+        rc = get_float(object, "beta_slow", 1e-6, 1e6, &c->rope_low, err);
+    if (!rc)
+        rc = get_bool(object, "truncate", true, &rounded, err);
+    if (!rc)
+        rc = get_int(object, "original_max_position_embeddings", 1, 1 << 27,
+                     &c->rope_original_context, err);
+    if (!rc)
+        rc = read_yarn_mscale(c, object, err);
+    if (!rc)
+        rc = get_float(object, "llama_4_scaling_beta", 0, 1e6, &beta, err);
+    if (rc)
+        return rc;
+    c->rope_exact_range = !rounded;
+    if (!c->rope_original_context || c->rope_high <= c->rope_low)
+        return bad(err, "rope scaling", "lacks original_max_position_embeddings, or beta_fast <= "
+                                        "beta_slow");
+    if (beta > 0 && c->arch->query_scale)
+        c->query_scale_from = c->rope_original_context;
+    return 0;
+}
+
+static const struct rope_kind {
+    const char *name;
+    enum model_rope_scaling scaling;
+    int (*read)(struct model_config *c, const json_t *object, struct err *err);
+} rope_kinds[] = {
+    {"linear", ROPE_LINEAR, NULL},
+    {"llama3", ROPE_LLAMA3, read_llama3},
+    {"yarn", ROPE_YARN, read_yarn},
+};
+
 /* One rope_scaling or rope_parameters object. `scale`: its scaling counts (not for local ropes). */
 static int read_rope(struct model_config *c, const json_t *object, bool scale, double *theta,
                      struct err *err)
 {
     double rotary = 1;
-    int rc = get_float(object, "config.json", "rope_theta", 1e-6, 1e15, theta, err);
+    const struct rope_kind *kind = NULL;
+    int rc = get_float(object, "rope_theta", 1e-6, 1e15, theta, err);
     if (!rc)
-        rc = get_float(object, "config.json", "partial_rotary_factor", 0, 1, &rotary, err);
+        rc = get_float(object, "partial_rotary_factor", 0, 1, &rotary, err);
     if (!rc && rotary != 1)
         rc = bad(err, "partial_rotary_factor", "is not supported");
     if (rc)
@@ -171,31 +226,25 @@ static int read_rope(struct model_config *c, const json_t *object, bool scale, d
     const char *type = type_value ? json_string_value(type_value) : "default";
     if (type && !strcmp(type, "default"))
         return 0;
-    bool linear = type && !strcmp(type, "linear"), llama3 = type && !strcmp(type, "llama3");
-    if (!scale || (!linear && !llama3))
+    for (size_t i = 0; type && scale && i < sizeof rope_kinds / sizeof *rope_kinds; i++)
+        if (!strcmp(rope_kinds[i].name, type))
+            kind = &rope_kinds[i];
+    if (!kind)
         return err_set(err, ERR_FORMAT,
                        "config.json: rope type '%s' is not supported (known: default, linear, "
-                       "llama3)", type ? type : "");
-    c->rope_scaling = linear ? ROPE_LINEAR : ROPE_LLAMA3;
-    rc = get_float(object, "config.json", "factor", 1e-3, 1e6, &c->rope_factor, err);
-    if (!rc && llama3)
-        rc = get_float(object, "config.json", "low_freq_factor", 1e-6, 1e6, &c->rope_low, err);
-    if (!rc && llama3)
-        rc = get_float(object, "config.json", "high_freq_factor", 1e-6, 1e6, &c->rope_high, err);
-    if (!rc && llama3)
-        rc = get_int(object, "original_max_position_embeddings", 1, 1 << 27,
-                     &c->rope_original_context, err);
-    if (!rc && (!c->rope_factor || (llama3 && (!c->rope_original_context || !c->rope_low ||
-                                               c->rope_high <= c->rope_low))))
-        rc = bad(err, "rope scaling", "lacks a factor, or high_freq_factor <= low_freq_factor");
-    return rc;
+                       "llama3, yarn)", type ? type : "");
+    c->rope_scaling = kind->scaling;
+    rc = get_float(object, "factor", 1e-3, 1e6, &c->rope_factor, err);
+    if (!rc && !c->rope_factor)
+        rc = bad(err, "rope scaling", "lacks a factor");
+    return rc || !kind->read ? rc : kind->read(c, object, err);
 }
 
 static int read_ropes(struct model_config *c, const json_t *root, struct err *err)
 {
     const json_t *object = get(root, "rope_parameters");
     double rotary = 1;
-    int rc = get_float(root, "config.json", "partial_rotary_factor", 0, 1, &rotary, err);
+    int rc = get_float(root, "partial_rotary_factor", 0, 1, &rotary, err);
     if (!rc && rotary != 1)
         rc = bad(err, "partial_rotary_factor", "is not supported");
     if (rc)
@@ -282,19 +331,19 @@ static int read_eos(struct model *m, const struct model_config *c, const char *f
 static int read_generation(struct model *m, const struct model_config *c, const json_t *root,
                            struct err *err)
 {
-    static const char file[] = "generation_config.json";
+    const struct model_json j = {.file = "generation_config.json", .object = root};
     double temperature = NAN, top_p = NAN, min_p = NAN, repetition = NAN;
-    const json_t *top_k = get(root, "top_k");
-    int rc = get_float(root, file, "temperature", 0, 100, &temperature, err);
+    const json_t *top_k = model_json_get(j, "top_k");
+    int rc = model_json_float(j, "temperature", 0, 100, &temperature, err);
     if (!rc)
-        rc = get_float(root, file, "top_p", 1e-9, 1, &top_p, err);
+        rc = model_json_float(j, "top_p", 1e-9, 1, &top_p, err);
     if (!rc)
-        rc = get_float(root, file, "min_p", 0, 1, &min_p, err);
+        rc = model_json_float(j, "min_p", 0, 1, &min_p, err);
     if (!rc)
-        rc = get_float(root, file, "repetition_penalty", 1e-3, 100, &repetition, err);
+        rc = model_json_float(j, "repetition_penalty", 1e-3, 100, &repetition, err);
     if (!rc && top_k && (!json_is_integer(top_k) || json_integer_value(top_k) < -1 ||
                          json_integer_value(top_k) > INT32_MAX))
-        rc = err_set(err, ERR_FORMAT, "%s: top_k is no integer from -1", file);
+        rc = err_set(err, ERR_FORMAT, "%s: top_k is no integer from -1", j.file);
     if (rc)
         return rc;
     m->default_temperature = (float)temperature;
@@ -303,46 +352,69 @@ static int read_generation(struct model *m, const struct model_config *c, const 
     m->default_repetition_penalty = (float)repetition;
     if (top_k) /* -1 and 0 both mean off; the model's -1 means not given */
         m->default_top_k = json_integer_value(top_k) > 0 ? (int)json_integer_value(top_k) : 0;
-    return read_eos(m, c, file, root, err);
+    return read_eos(m, c, j.file, root, err);
+}
+
+int model_config_generation(struct model *m, const struct model_config *c,
+                            const struct source *source, struct err *err)
+{
+    json_t *generation = NULL;
+    int rc = model_json_load(source, "generation_config.json", &generation, err);
+    if (!rc && generation)
+        rc = read_generation(m, c, generation, err);
+    json_decref(generation);
+    return rc;
+}
+
+/* Where neither part of a model with images says, the file shows whether there is a head. */
+static int read_tied(struct model_config *c, const json_t *root, const json_t *text,
+                     struct err *err)
+{
+    static const char key[] = "tie_word_embeddings";
+    const json_t *part = get(text, key) ? text : root;
+    bool tied;
+    int rc = get_bool(part, key, c->arch->tied_default, &tied, err);
+    c->tied = c->images && !get(part, key) ? TIED_IF_ABSENT : tied ? TIED_YES : TIED_NO;
+    return rc;
 }
 
 static int read_config(struct model_config *c, struct model *m, const json_t *root,
                        struct err *err)
 {
     int64_t bos = -1;
-    int rc = find_arch(c, root, err);
+    const json_t *text;
+    int rc = find_text(c, root, &text, err);
     if (!rc)
-        rc = read_rows(c, root, err);
+        rc = read_rows(c, text, err);
     if (!rc)
-        rc = check_unsupported(c, root, err);
+        rc = check_unsupported(c, text, err);
     if (!rc)
-        rc = read_ropes(c, root, err);
+        rc = check_quantization(root, err);
+    if (!rc)
+        rc = read_ropes(c, text, err);
     if (!rc && (rc = model_config_finish(c, err)))
-        err_prefix(err, "config.json");
+        err_prefix(err, CONFIG);
     if (!rc)
-        rc = read_windows(c, root, err);
+        rc = read_windows(c, text, err);
     if (!rc)
-        rc = get_bool(root, "tie_word_embeddings", c->arch->tied_default, &c->tied, err);
+        rc = read_tied(c, root, text, err);
     if (!rc)
-        rc = get_int(root, "bos_token_id", 0, c->vocab - 1, &bos, err);
+        rc = get_int(get(text, "bos_token_id") ? text : root, "bos_token_id", 0, c->vocab - 1, &bos,
+                     err);
     m->bos = (int32_t)bos;
-    return rc ? rc : read_eos(m, c, "config.json", root, err);
+    return rc ? rc : read_eos(m, c, CONFIG, get(text, "eos_token_id") ? text : root, err);
 }
 
 int model_config_hf(struct model_config *c, struct model *m, const struct source *source,
                     struct err *err)
 {
-    json_t *config = NULL, *generation = NULL;
-    int rc = load(source, "config.json", &config, err);
+    json_t *config = NULL;
+    int rc = model_json_load(source, CONFIG, &config, err);
     if (!rc && !config)
-        rc = err_set(err, ERR_FORMAT, "config.json is missing");
-    if (!rc)
-        rc = load(source, "generation_config.json", &generation, err);
+        rc = err_set(err, ERR_FORMAT, "%s is missing", CONFIG);
+    c->format = MODEL_HF;
     if (!rc)
         rc = read_config(c, m, config, err);
-    if (!rc && generation)
-        rc = read_generation(m, c, generation, err);
     json_decref(config);
-    json_decref(generation);
-    return rc;
+    return rc ? rc : model_config_generation(m, c, source, err);
 }

@@ -1,4 +1,5 @@
-/* safetensors: reads the tensors of a Hugging Face checkpoint (weights_read.h).
+/* safetensors: reads the tensors of a checkpoint in Hugging Face's or in Mistral's own layout
+ * (weights_read.h).
  *
  * A file is: u64 header size, JSON header, tensor bytes. The rules are those of the format's
  * reference reader: header at most 100 MB and inside the file, UTF-8 JSON object that begins with
@@ -6,13 +7,14 @@
  * and each span is the product of the shape times the size of the type. All of them are checked
  * here, before anything is handed out. Runs at open, in the caller's thread; owns nothing. */
 #include <jansson.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "engine/base/size.h"
 #include "engine/weights_read.h"
 
-enum { HEADER_BYTES_MAX = 100000000, INDEX_BYTES_MAX = 100000000, DIMS_MAX = 8 };
+enum { HEADER_BYTES_MAX = 100000000, INDEX_BYTES_MAX = 100000000, DIMS_MAX = 8, PARTS_MAX = 9999 };
 
 static const struct dtype {
     const char *name;
@@ -298,14 +300,74 @@ static int read_index(const struct source *source, const struct source_file *ind
     return rc;
 }
 
-int safetensors_read(const struct source *source, struct weights_list *list, struct err *err)
+/* K and N of "consolidated-K-of-N.safetensors" ('.' or '-' before K); false: another name. */
+static bool consolidated_part(const char *name, long *k, long *n)
 {
-    const struct source_file *single = source_find(source, "model.safetensors");
-    const struct source_file *index = source_find(source, "model.safetensors.index.json");
+    static const char start[] = "consolidated", end[] = ".safetensors";
+    char *at;
+    if (strncmp(name, start, sizeof start - 1))
+        return false;
+    name += sizeof start - 1;
+    if ((*name != '-' && *name != '.') || name[1] < '0' || name[1] > '9')
+        return false;
+    *k = strtol(name + 1, &at, 10);
+    if (strncmp(at, "-of-", 4) || at[4] < '0' || at[4] > '9')
+        return false;
+    *n = strtol(at + 4, &at, 10);
+    return !strcmp(at, end) && *k >= 0 && *n > 0 && *n <= PARTS_MAX;
+}
+
+/* Shards without an index: all N of them must be there, counted from 1 or from 0. */
+static int read_parts(const struct source *source, struct weights_list *list, struct err *err)
+{
+    long k, n, total = 0, found = 0, first = PARTS_MAX, last = 0;
+    int rc = 0;
+    for (size_t i = 0; !rc && i < source_count(source); i++) {
+        const struct source_file *file = source_at(source, i);
+        if (!consolidated_part(file->name, &k, &n))
+            continue;
+        if (total && n != total)
+            return err_set(err, ERR_FORMAT, "%s: one of %ld parts, others are of %ld", file->name,
+                           n, total);
+        total = n;
+        found++;
+        first = k < first ? k : first;
+        last = k > last ? k : last;
+        rc = safetensors_read_file(file, list, err);
+    }
+    if (rc)
+        return rc;
+    if (!total)
+        return err_set(err, ERR_FORMAT, "neither consolidated.safetensors nor its parts "
+                       "(consolidated-00001-of-N.safetensors) are there");
+    if (found != total || first > 1 || last - first != total - 1)
+        return err_set(err, ERR_FORMAT, "%ld of %ld parts of consolidated.safetensors are there",
+                       found, total);
+    return 0;
+}
+
+static int read_named(const struct source *source, const char *name, bool *found,
+                      struct weights_list *list, struct err *err)
+{
+    char index_name[64];
+    snprintf(index_name, sizeof index_name, "%s.index.json", name);
+    const struct source_file *single = source_find(source, name);
+    const struct source_file *index = source_find(source, index_name);
+    *found = single || index;
     if (single)
         return safetensors_read_file(single, list, err);
-    if (index)
-        return read_index(source, index, list, err);
+    return index ? read_index(source, index, list, err) : 0;
+}
+
+int safetensors_read(const struct source *source, struct weights_list *list, struct err *err)
+{
+    bool mistral = source_is_mistral(source), found;
+    int rc = read_named(source, mistral ? "consolidated.safetensors" : "model.safetensors", &found,
+                        list, err);
+    if (rc || found)
+        return rc;
+    if (mistral)
+        return read_parts(source, list, err);
     return err_set(err, ERR_FORMAT,
                    "neither model.safetensors nor model.safetensors.index.json is there");
 }

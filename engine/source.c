@@ -114,11 +114,16 @@ static int by_name(const void *a, const void *b)
     return strcmp(((const struct source_file *)a)->name, ((const struct source_file *)b)->name);
 }
 
-/* A folder of a model holds config.json, or one .gguf file. */
+static bool is_described(const struct source *s)
+{
+    return source_find(s, "config.json") || source_find(s, "params.json");
+}
+
+/* A folder of a model holds config.json or params.json, or one .gguf file. */
 static int check_folder(struct source *s, struct err *err)
 {
     size_t n_gguf = 0;
-    if (source_find(s, "config.json"))
+    if (is_described(s))
         return 0;
     for (size_t i = 0; i < s->n_files; i++) {
         if (ends_with(s->files[i].name, ".gguf")) {
@@ -132,7 +137,8 @@ static int check_folder(struct source *s, struct err *err)
         return err_set(err, ERR_FORMAT, "%s: %zu .gguf files and no config.json; name one of them",
                        s->path, n_gguf);
     return err_set(err, ERR_FORMAT,
-                   "%s: not a model folder: it holds neither config.json nor a .gguf file",
+                   "%s: not a model folder: it holds neither config.json nor params.json nor a "
+                   ".gguf file",
                    s->path);
 }
 
@@ -233,7 +239,7 @@ int source_open_memory(const char *name, const struct source_file *files, size_t
     s->n_files = n_files;
     for (size_t i = 0; i < n_files; i++)
         s->files[i] = files[i];
-    for (size_t i = 0; i < n_files && !source_find(s, "config.json"); i++) {
+    for (size_t i = 0; i < n_files && !is_described(s); i++) {
         if (ends_with(s->files[i].name, ".gguf"))
             s->gguf = &s->files[i];
     }
@@ -287,4 +293,13 @@ const struct source_file *source_find(const struct source *s, const char *name)
 const struct source_file *source_gguf(const struct source *s)
 {
     return s->gguf;
+}
+
+bool source_is_mistral(const struct source *s)
+{
+    if (s->gguf || !source_find(s, "params.json"))
+        return false;
+    return !source_find(s, "config.json") ||
+           (!source_find(s, "model.safetensors") &&
+            !source_find(s, "model.safetensors.index.json"));
 }

@@ -6,6 +6,7 @@
 #ifndef SIROCCO_SOURCE_H
 #define SIROCCO_SOURCE_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -34,5 +35,7 @@ size_t source_count(const struct source *s);
 const struct source_file *source_at(const struct source *s, size_t i);
 const struct source_file *source_find(const struct source *s, const char *name); /* or NULL */
 const struct source_file *source_gguf(const struct source *s); /* the .gguf file, or NULL */
+/* Mistral's own layout: params.json, and either no config.json or consolidated weights alone. */
+bool source_is_mistral(const struct source *s);
 
 #endif

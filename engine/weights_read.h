@@ -16,8 +16,9 @@ struct weights_list {
 /* Append room for one tensor, zeroed; NULL: out of memory. */
 struct weights_tensor *weights_list_add(struct weights_list *list);
 
-/* Every tensor of the source's safetensors files (model.safetensors, or the shards named by
- * model.safetensors.index.json). */
+/* Every tensor of the source's safetensors files: model.safetensors, or the shards named by
+ * model.safetensors.index.json; in Mistral's layout consolidated.safetensors, the shards of its
+ * index, or, without one, all files consolidated-K-of-N.safetensors. */
 int safetensors_read(const struct source *source, struct weights_list *list, struct err *err);
 
 /* One safetensors file. */

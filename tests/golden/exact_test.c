@@ -7,8 +7,10 @@ enum { PROMPT = 40, SEQS = 5 };
 
 static const enum quant_type kv_types[] = {QUANT_F32, QUANT_F16, QUANT_BF16};
 static const int block_sizes[] = {8, 16, 32};
-/* a window; experts; biases; soft caps; norms on q and k with two rope bases */
-static const char *const models[] = {"mistral", "mixtral", "qwen2", "gemma2", "gemma3"};
+/* a window; experts; biases; soft caps; norms on q and k with two rope bases; windows on some
+ * layers, in Mistral's layout */
+static const char *const models[] = {"mistral", "mixtral", "qwen2",
+                                     "gemma2",  "gemma3",  "ministral-native"};
 
 static void make_prompt(int32_t *tokens, int n, int vocab, unsigned seed)
 {
@@ -115,6 +117,7 @@ TEST_SECONDS(exact_mixtral, 120) { check_model(models[1]); }
 TEST_SECONDS(exact_qwen2, 120) { check_model(models[2]); }
 TEST_SECONDS(exact_gemma2, 120) { check_model(models[3]); }
 TEST_SECONDS(exact_gemma3, 120) { check_model(models[4]); }
+TEST_SECONDS(exact_ministral_native, 120) { check_model(models[5]); }
 
 /* A trained model of real size, at the standard options. */
 TEST_SECONDS(exact_demo, 120)

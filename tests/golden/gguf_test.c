@@ -364,7 +364,7 @@ TEST(gguf_refuses_wrong_keys)
 TEST(gguf_refuses_wrong_models)
 {
     struct conversion c = convert("mistral", "gpt2", 1e4f, false);
-    refuse(&c, "architecture 'gpt2' is not supported (known: mistral, llama");
+    refuse(&c, "architecture 'gpt2' is not supported (known: mistral, ministral");
     c = convert("mistral", "llama", 1e4f, false);
     buf_free(&c.tensors[--c.n].data);
     refuse(&c, "tensor 'blk.2.ffn_down.weight' is missing");

@@ -7,13 +7,15 @@
 
 /* ---- rows: random models; logits of 40 positions and 16 greedy tokens (make_golden_models.py) */
 
-static void check_row(const char *name, const char *level)
+/* Model `name` against the values in the folder `from`. */
+static void check_row(const char *name, const char *from, const char *level)
 {
     char path[1200], expected_path[1300];
     struct rig r;
     int n, n_greedy;
     snprintf(path, sizeof path, "%s/%s", test_path("tests/golden/models"), name);
-    snprintf(expected_path, sizeof expected_path, "%s/expected.json", path);
+    snprintf(expected_path, sizeof expected_path, "%s/%s/expected.json",
+             test_path("tests/golden/models"), from);
     if (!rig_open(&r, path, (struct rig_options){.isa = level}))
         return;
     json_t *expected = rig_json(expected_path);
@@ -47,12 +49,13 @@ static void check_row(const char *name, const char *level)
     rig_close(&r);
 }
 
-#define ROW(id, folder)                                                                            \
+#define TWIN(id, folder, from)                                                                     \
     TEST(golden_##id)                                                                              \
     {                                                                                              \
         for (int i = 0; i < RIG_LEVELS; i++)                                                       \
-            check_row(folder, rig_levels[i]);                                                      \
+            check_row(folder, from, rig_levels[i]);                                                \
     }
+#define ROW(id, folder) TWIN(id, folder, folder)
 ROW(mistral, "mistral")
 ROW(mistral_nemo_style, "mistral-nemo-style")
 ROW(mistral_sharded, "mistral-sharded")
@@ -63,11 +66,25 @@ ROW(qwen2, "qwen2")
 ROW(qwen3, "qwen3")
 ROW(gemma2, "gemma2")
 ROW(gemma3, "gemma3")
+ROW(ministral, "ministral")
+ROW(ministral3, "ministral3")
+ROW(mistral_yarn, "mistral-yarn")
+ROW(mistral3, "mistral3")
+ROW(mixtral_8x22b, "mixtral-8x22b")
+
+/* the same models in Mistral's own layout: params.json, consolidated.safetensors */
+ROW(codestral, "codestral")
+TWIN(mistral_native, "mistral-native", "mistral")
+TWIN(ministral_native, "ministral-native", "ministral")
+TWIN(ministral3_native, "ministral3-native", "ministral3")
+TWIN(mistral_yarn_native, "mistral-yarn-native", "mistral-yarn")
+TWIN(mistral3_native, "mistral3-native", "mistral3")
+TWIN(mixtral_8x22b_native, "mixtral-8x22b-native", "mixtral-8x22b")
 
 TEST(golden_every_row_has_a_model)
 {
-    static const char *const models[] = {"mistral", "llama-tied", "mixtral", "qwen2",
-                                         "qwen3",   "gemma2",     "gemma3"};
+    static const char *const models[] = {"mistral", "llama-tied", "mixtral",   "qwen2",     "qwen3",
+                                         "gemma2",  "gemma3",     "ministral", "ministral3"};
     bool seen[64] = {false};
     for (size_t i = 0; i < sizeof models / sizeof *models; i++) {
         char path[1200];

@@ -34,4 +34,9 @@ TEST(arch_lookups)
     EXPECT(arch_find_gguf("gemma2", false) == NULL);
     EXPECT(arch_find_hf("GPT2LMHeadModel") == NULL);
     EXPECT(arch_find_hf("") == NULL);
+    EXPECT_STR(arch_find_mistral(false, false)->name, "mistral");
+    EXPECT_STR(arch_find_mistral(true, false)->name, "mixtral");
+    EXPECT_STR(arch_find_mistral(false, true)->name, "ministral3");
+    EXPECT(arch_sees_images("Mistral3ForConditionalGeneration") && arch_sees_images("mistral3"));
+    EXPECT(!arch_sees_images("mistral"));
 }

@@ -191,6 +191,45 @@ TEST(model_windows)
     close_opened(&o);
 }
 
+/* The text model of one that sees images: its own section, its own place in the file. */
+TEST(model_reads_text_config)
+{
+    struct opened o = accept_with("mistral3", NULL, NULL);
+    EXPECT_STR(o.m->arch->name, "mistral");
+    EXPECT(o.m->dim == 40 && o.m->vocab == 96 && o.m->bos == 1 && o.m->eos[0] == 2);
+    EXPECT(o.m->head.data != o.m->embed.data);
+    close_opened(&o);
+    refuse("mistral3", "text_config", NULL, "config.json: text_config is missing");
+    refuse("mistral3", "text_config", "[]", "config.json: text_config is missing or no object");
+    refuse("mistral3", "text_config", "{\"model_type\":\"gpt2\"}", "'gpt2' is not supported");
+    refuse("mistral3", "text_config", "{\"model_type\":\"mistral\"}", "num_hidden_layers is missing");
+    refuse("mistral3", "quantization_config", "{\"quant_method\":\"fp8\"}", "'fp8' is not supported");
+    refuse("mistral3", "architectures", "[\"MistralForCausalLM\"]", "num_hidden_layers is missing");
+}
+
+TEST(model_yarn)
+{
+    static const char *const plain[] = {
+        "rope_scaling", "{\"rope_type\":\"yarn\",\"factor\":4,\"beta_fast\":4,\"beta_slow\":0.25,"
+                        "\"original_max_position_embeddings\":64}", NULL};
+    static const char *const stated[] = {
+        "rope_scaling", "{\"rope_type\":\"yarn\",\"factor\":4,\"truncate\":false,"
+                        "\"original_max_position_embeddings\":64,\"attention_factor\":1.5}", NULL};
+    struct opened o = accept_with("mistral-yarn", plain, NULL);
+    const float *f = o.m->ropes[0].inv_freq;
+    /* theta 10^4, 8 frequencies; the ramp is 0 at the first and 1 from the fifth on */
+    EXPECT_NEAR(o.m->ropes[0].mscale, 1.1386294, 1e-6);
+    EXPECT_NEAR(f[0], 1, 1e-7);
+    EXPECT_NEAR(f[2], 0.1 * (0.5 + 0.5 / 4), 1e-7);
+    EXPECT_NEAR(f[4], 0.01 / 4, 1e-8);
+    close_opened(&o);
+    o = accept_with("mistral-yarn", stated, NULL);
+    EXPECT_NEAR(o.m->ropes[0].mscale, 1.5, 0);
+    /* rotations 32 and 1: dimensions below 0 and 2.0164... */
+    EXPECT_NEAR(o.m->ropes[0].inv_freq[1], 0.3162278 * (1 - 0.75 / 2.0164), 1e-4);
+    close_opened(&o);
+}
+
 TEST(model_rope_scaling)
 {
     static const char *const linear[] = {"rope_scaling", "{\"type\":\"linear\",\"factor\":4}", NULL};
@@ -273,7 +312,14 @@ TEST_SECONDS(model_refuses_wrong_hyperparameters, 120)
         {"rope_theta", "0", "rope_theta is 0"},
         {"rope_theta", "-5", "rope_theta is -5"},
         {"sliding_window", "-1", "sliding_window is -1"},
-        {"rope_scaling", "{\"type\":\"yarn\",\"factor\":4}", "rope type 'yarn' is not supported"},
+        {"rope_scaling", "{\"type\":\"dynamic\",\"factor\":4}", "rope type 'dynamic' is not supported"},
+        {"rope_scaling", "{\"type\":\"yarn\",\"factor\":4}", "lacks original_max_position"},
+        {"rope_scaling",
+         "{\"type\":\"yarn\",\"factor\":4,\"original_max_position_embeddings\":64,"
+         "\"attention_factor\":-1}", "attention_factor is -1"},
+        {"rope_scaling",
+         "{\"type\":\"yarn\",\"factor\":4,\"original_max_position_embeddings\":64,"
+         "\"beta_fast\":1,\"beta_slow\":2}", "beta_fast <= beta_slow"},
         {"rope_scaling", "{\"type\":\"linear\"}", "lacks a factor"},
         {"rope_scaling", "{\"rope_type\":\"llama3\",\"factor\":8}", "lacks a factor"},
         {"rope_scaling", "5", "is no object"},
@@ -291,7 +337,7 @@ TEST_SECONDS(model_refuses_wrong_hyperparameters, 120)
         {"layer_types", "[\"full_attention\"]", "layer_types is no array of num_hidden_layers"},
         {"layer_types", "[\"a\",\"b\",\"c\"]", "layer_types[0] 'a' is not supported"},
         {"architectures", "[\"GPT2LMHeadModel\"]",
-         "architecture 'GPT2LMHeadModel' is not supported (known: mistral, llama"},
+         "architecture 'GPT2LMHeadModel' is not supported (known: mistral, ministral"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
         refuse("mistral", cases[i][0], cases[i][1], cases[i][2]);

@@ -122,7 +122,7 @@ TEST(source_finds_the_gguf_of_a_folder)
     struct source *s;
     struct err err = {0};
     make_folder();
-    expect_refused(folder, ERR_FORMAT, "neither config.json nor a .gguf");
+    expect_refused(folder, ERR_FORMAT, "neither config.json nor params.json nor a .gguf");
     write_file("a.gguf", "GGUF");
     EXPECT_INT(source_open(folder, &s, &err), 0);
     EXPECT(source_gguf(s) == source_find(s, "a.gguf") && source_gguf(s));
