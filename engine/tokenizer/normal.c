@@ -125,8 +125,9 @@ static void map_characters(enum step_kind kind, const struct buf *in, struct buf
             continue;
         }
         i += (size_t)used;
-        if (kind == STEP_STRIP_ACCENTS &&
-            utf8proc_category((utf8proc_int32_t)c) == UTF8PROC_CATEGORY_MN)
+        utf8proc_category_t category = utf8proc_category((utf8proc_int32_t)c);
+        if (kind == STEP_STRIP_ACCENTS && category >= UTF8PROC_CATEGORY_MN &&
+            category <= UTF8PROC_CATEGORY_ME)
             continue;
         if (kind == STEP_LOWERCASE)
             c = (uint32_t)utf8proc_tolower((utf8proc_int32_t)c);

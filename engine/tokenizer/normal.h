@@ -25,7 +25,7 @@ struct step {
         STEP_NFKD,
         STEP_LOWERCASE,     /* character by character, as far as one character maps to one */
         STEP_STRIP,         /* white space at the start (`left`), at the end (`right`) */
-        STEP_STRIP_ACCENTS, /* characters of category Mn are left out */
+        STEP_STRIP_ACCENTS, /* marks (categories Mn, Mc, Me) are left out */
     } kind;
     bool later, left, right;
     char from[STEP_TEXT_MAX], to[STEP_TEXT_MAX];

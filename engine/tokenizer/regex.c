@@ -100,8 +100,7 @@ static int compile(struct regex *r, const struct buf *pattern, uint32_t options,
 {
     int number;
     PCRE2_SIZE offset;
-    r->code = pcre2_compile((PCRE2_SPTR)pattern->data, pattern->size,
-                            options | PCRE2_UTF | PCRE2_UCP | PCRE2_NEVER_BACKSLASH_C, &number,
+    r->code = pcre2_compile((PCRE2_SPTR)pattern->data, pattern->size, options | PCRE2_UTF, &number,
                             &offset, NULL);
     if (!r->code) {
         PCRE2_UCHAR reason[128] = "";
@@ -146,11 +145,12 @@ int regex_open(const char *pattern, size_t n, bool lines, const char *where, str
         n = sizeof guarded - 1;
     }
     buf_init(&text, 0);
+    uint32_t options =
+        PCRE2_UCP | PCRE2_NEVER_BACKSLASH_C | (lines ? PCRE2_MULTILINE : PCRE2_DOLLAR_ENDONLY);
     const char *wrong = rewrite(pattern, n, &text);
     int code = wrong
                    ? err_set(err, ERR_FORMAT, "%s: the pattern: %s is not supported", where, wrong)
-                   : open_rewritten(&text, lines ? PCRE2_MULTILINE : PCRE2_DOLLAR_ENDONLY, where,
-                                    out, err);
+                   : open_rewritten(&text, options, where, out, err);
     buf_free(&text);
     return code;
 }
