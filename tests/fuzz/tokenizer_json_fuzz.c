@@ -1,5 +1,6 @@
 /* Fuzz entry: any bytes as tokenizer.json (and, up to the first 0x1e byte, as tokenizer_config.json
- * in front of it); what opens must encode and decode. */
+ * in front of it), or as tekken.json when they say "token_bytes"; what opens must encode and decode.
+ */
 #include <string.h>
 
 #include "engine/base/buf.h"
@@ -36,6 +37,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     struct source *source = NULL;
     struct tokenizer *t = NULL;
     struct err err;
+    if (memmem(data, size, "token_bytes", 11))
+        files[0].name = "tekken.json";
     if (size > 1 << 16 || source_open_memory("f", files, cut ? 2 : 1, &source, &err))
         return 0;
     if (!tokenizer_open(source, NULL, size % 2 ? 300 : 0, NULL, &t, &err))
