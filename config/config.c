@@ -29,8 +29,9 @@ const struct config_option config_options[] = {
     {"served_model_name", ITEMS(served_model_name, "NAME"), MODEL,
      "name that requests may give as `model`; repeatable, the first is the one in answers; "
      "otherwise the name of the folder or file"},
-    {"chat_template", TEXT(chat_template, "FILE"), MODEL,
-     "Jinja chat template to use instead of the model's own"},
+    {"chat_template", TEXT(chat_template, "FILE or NAME"), MODEL,
+     "Jinja chat template to use: a file, or the name of one of the model's named templates; "
+     "otherwise the model's own"},
     {"tokenizer", WORD(tokenizer, "auto", "auto|spm|json"), MODEL,
      "which tokenizer file to read: tokenizer.model (spm), tokenizer.json, or the one at hand"},
     {"max_model_len", INT(max_model_len, "0", 0, 16777216), MODEL,

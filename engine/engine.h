@@ -42,6 +42,7 @@ struct engine_options {
     int pause_ms_max;            /* a reader that takes nothing for so long is cancelled (R3) */
     bool prefix_cache;
     const char *chat_template;   /* template source, or NULL */
+    const char *chat_template_name; /* of the model's named templates, or NULL */
     const char *tokenizer;       /* NULL, "spm", "json" */
     /* progress of loading, 0..1, called from engine_open; NULL: none */
     void (*progress)(void *user, const char *what, double fraction);

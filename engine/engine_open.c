@@ -100,7 +100,8 @@ static int open_files(const struct engine_options *o, struct engine_parts *p, st
         rc = find_strip(p, err);
     tell(o, "reading the chat template", 0.5);
     if (!rc)
-        rc = chat_open(o->source, p->gguf, p->tokenizer, o->chat_template, &p->chat, err);
+        rc = chat_open(o->source, p->gguf, p->tokenizer, o->chat_template, o->chat_template_name,
+                       &p->chat, err);
     return rc;
 }
 

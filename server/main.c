@@ -12,6 +12,7 @@
 #include "engine/base/err.h"
 #include "engine/base/log.h"
 #include "server/app.h"
+#include "server/cmd.h"
 #include "server/serve.h"
 
 enum { EXIT_OK = 0, EXIT_FAILED = 1, EXIT_USAGE = 2 };
@@ -120,6 +121,22 @@ static int main_version(int argc, char **argv)
     return EXIT_OK;
 }
 
+/* A subcommand from stdin to stdout. */
+static int main_lines(int (*run)(int, char **, FILE *, FILE *, struct err *), int argc, char **argv)
+{
+    struct err err = {0};
+    int rc = run(argc, argv, stdin, stdout, &err);
+    if (rc == 0)
+        return EXIT_OK;
+    fprintf(stderr, "sirocco: %s\n", err.text[0] != '\0' ? err.text : err_text(rc));
+    return rc == ERR_USAGE ? EXIT_USAGE : EXIT_FAILED;
+}
+
+static int main_render(int argc, char **argv)
+{
+    return main_lines(cmd_render, argc, argv);
+}
+
 static int main_help(int argc, char **argv);
 
 static const struct command {
@@ -128,6 +145,7 @@ static const struct command {
     const char *help;
 } commands[] = {
     {"serve", main_serve, "serve a model over HTTP (what is done without a subcommand)"},
+    {"render", main_render, "render a chat template over JSON lines, for scripts and tests"},
     {"version", main_version, "print the version"},
     {"help", main_help, "print this; `sirocco serve --help` lists the options"},
 };

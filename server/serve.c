@@ -21,6 +21,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 #include <uv.h>
 
 #include "config/demo.h"
@@ -57,6 +58,7 @@ struct serve {
     /* the loader's: the loop reads them after joining it */
     struct source_file *files;
     char *chat_template;
+    const char *chat_template_name;
     struct source *source;
     struct engine *engine;
     struct err load_err;
@@ -126,6 +128,7 @@ static int serve_open_engine(struct serve *s, struct err *err)
                                .pause_ms_max = (int)pause_ms,
                                .prefix_cache = c->prefix_cache,
                                .chat_template = s->chat_template,
+                               .chat_template_name = s->chat_template_name,
                                .tokenizer = tokenizer,
                                .progress = s->hooks->progress,
                                .wake = serve_engine_woke,
@@ -137,8 +140,11 @@ static void serve_load(void *user) /* the loader's thread */
 {
     struct serve *s = user;
     int rc = 0;
-    if (s->config->chat_template != NULL)
-        rc = serve_read_template(s->config->chat_template, &s->chat_template, &s->load_err);
+    const char *given = s->config->chat_template;
+    if (given != NULL && (strpbrk(given, "/.") != NULL || access(given, F_OK) == 0))
+        rc = serve_read_template(given, &s->chat_template, &s->load_err);
+    else
+        s->chat_template_name = given; /* a word that is no file names one of the model's own */
     if (rc == 0)
         rc = serve_open_source(s, &s->load_err);
     if (rc == 0)

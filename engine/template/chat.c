@@ -2,25 +2,29 @@
  *
  * Order: the override; chat_template.jinja; chat_template in tokenizer_config.json (a string, or a
  * list of {name, template} of which "tool_use" serves requests with tools and "default" the rest)
- * or in chat_template.json; GGUF's tokenizer.chat_template. Variables are those of transformers'
+ * or in chat_template.json; GGUF's tokenizer.chat_template. A name asked for is looked up in the
+ * lists, then in GGUF's tokenizer.chat_template.NAME. Variables are those of transformers'
  * apply_chat_template. Immutable after open; any thread renders. */
 #include "engine/template/chat.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "engine/template/value.h"
 
 /* Special tokens that templates may name. Their text is trusted, so no request may set them. */
-static const char *const token_names[] = {"bos_token", "eos_token", "unk_token", "pad_token",
+static const char *const token_names[] = {"bos_token", "eos_token", "unk_token",  "pad_token",
                                           "sep_token", "cls_token", "mask_token", NULL};
 enum { N_TOKENS = sizeof token_names / sizeof *token_names - 1 };
+enum { NAME_BYTES_MAX = 100, FILE_BYTES_MAX = 64 << 20 };
 
 struct chat {
-    struct template *plain;    /* NULL: the model has no template */
+    struct template *plain;      /* NULL: the model has no template */
     struct template *with_tools; /* or NULL: plain serves these too */
-    char *tokens[N_TOKENS];    /* NULL: the variable stays undefined */
+    char *tokens[N_TOKENS];      /* NULL: the variable stays undefined */
 };
 
 static int add_template(struct template **slot, const char *source, size_t n, const char *where,
@@ -34,33 +38,46 @@ static int add_template(struct template **slot, const char *source, size_t n, co
     return rc;
 }
 
-/* chat_template of a JSON file: text, or [{"name": ..., "template": ...}]. */
-static int add_json(struct chat *c, const json_t *value, const char *where, struct err *err)
+/* A list's templates: the one named `wanted`, or those for requests without and with tools. */
+static int choose_named(const json_t *value, const char *wanted, const char *where,
+                        const json_t **chosen, const json_t **tools, struct err *err)
 {
     size_t i;
     json_t *item;
-    if (!value || json_is_null(value) || c->plain)
+    json_array_foreach(value, i, item)
+    {
+        const char *name = json_string_value(json_object_get(item, "name"));
+        const json_t *text = json_object_get(item, "template");
+        if (!name || !json_is_string(text))
+            return err_set(err, ERR_FORMAT, "%s[%zu]: name or template is not a string", where, i);
+        if (wanted && strcmp(name, wanted) == 0)
+            *chosen = text;
+        else if (!wanted && strcmp(name, "tool_use") == 0)
+            *tools = text;
+        else if (!wanted && (!*chosen || strcmp(name, "default") == 0))
+            *chosen = text;
+    }
+    if (!*chosen)
+        *chosen = *tools;
+    return 0;
+}
+
+/* chat_template of a JSON file: text, or [{"name": ..., "template": ...}]. */
+static int add_json(struct chat *c, const json_t *value, const char *name, const char *where,
+                    struct err *err)
+{
+    const json_t *chosen = NULL, *tools = NULL;
+    if (!value || json_is_null(value) || c->plain || (name && json_is_string(value)))
         return 0;
     if (json_is_string(value))
         return add_template(&c->plain, json_string_value(value), json_string_length(value), where,
                             err);
     if (!json_is_array(value))
         return err_set(err, ERR_FORMAT, "%s: neither a string nor a list", where);
-    const json_t *chosen = NULL, *tools = NULL;
-    json_array_foreach(value, i, item) {
-        const char *name = json_string_value(json_object_get(item, "name"));
-        const json_t *text = json_object_get(item, "template");
-        if (!name || !json_is_string(text))
-            return err_set(err, ERR_FORMAT, "%s[%zu]: name or template is not a string", where, i);
-        if (strcmp(name, "tool_use") == 0)
-            tools = text;
-        else if (!chosen || strcmp(name, "default") == 0)
-            chosen = text;
-    }
-    if (!chosen)
-        chosen = tools;
-    int rc = chosen ? add_template(&c->plain, json_string_value(chosen),
-                                   json_string_length(chosen), where, err)
+    if (choose_named(value, name, where, &chosen, &tools, err))
+        return ERR_FORMAT;
+    int rc = chosen ? add_template(&c->plain, json_string_value(chosen), json_string_length(chosen),
+                                   where, err)
                     : 0;
     if (!rc && tools)
         rc = add_template(&c->with_tools, json_string_value(tools), json_string_length(tools),
@@ -84,6 +101,21 @@ static int load_json(const struct source *source, const char *name, json_t **out
     return 0;
 }
 
+static int read_file(const char *path, struct buf *out, struct err *err)
+{
+    char block[1 << 13];
+    FILE *in = fopen(path, "re");
+    if (!in)
+        return err_set(err, ERR_IO, "%s: %s", path, strerror(errno));
+    for (size_t n; (n = fread(block, 1, sizeof block, in)) > 0;)
+        buf_add(out, block, n);
+    bool failed = ferror(in);
+    fclose(in);
+    if (failed)
+        return err_set(err, ERR_IO, "%s: %s", path, strerror(EIO));
+    return out->failed ? err_set(err, out->failed, "%s: %s", path, err_text(out->failed)) : 0;
+}
+
 static int set_token(struct chat *c, size_t i, const char *text)
 {
     c->tokens[i] = strdup(text);
@@ -100,45 +132,57 @@ static int read_tokens(struct chat *c, const json_t *config, const struct tokeni
             value = json_object_get(value, "content");
         if (json_is_string(value) && set_token(c, i, json_string_value(value)))
             return err_set(err, ERR_NOMEM, "out of memory for the chat template");
-        int32_t id = value || !tok ? -1 : i == 0 ? tokenizer_bos(tok) : i == 1 ? tokenizer_eos(tok)
-                                                                               : -1;
+        int32_t id = value || !tok ? -1
+                     : i == 0      ? tokenizer_bos(tok)
+                     : i == 1      ? tokenizer_eos(tok)
+                                   : -1;
         if (id >= 0 && set_token(c, i, tokenizer_token_text(tok, id)))
             return err_set(err, ERR_NOMEM, "out of memory for the chat template");
     }
     return 0;
 }
 
+static int add_gguf(struct chat *c, const struct gguf *gguf, const char *name, struct err *err)
+{
+    char key[NAME_BYTES_MAX + sizeof "tokenizer.chat_template."];
+    const char *text;
+    size_t size;
+    int found = 0;
+    snprintf(key, sizeof key, "tokenizer.chat_template%s%.*s", name ? "." : "", NAME_BYTES_MAX,
+             name ? name : "");
+    int rc = gguf_text(gguf, key, &text, &size, &found, err);
+    return rc || !found ? rc : add_template(&c->plain, text, size, key, err);
+}
+
 static int add_files(struct chat *c, const struct source *source, const struct gguf *gguf,
-                     const json_t *config, struct err *err)
+                     const json_t *config, const char *name, struct err *err)
 {
     const struct source_file *file = source_find(source, "chat_template.jinja");
     int rc = 0;
-    if (file)
+    if (file && !name)
         rc = add_template(&c->plain, (const char *)file->data, file->size, "chat_template.jinja",
                           err);
     if (!rc)
-        rc = add_json(c, json_object_get(config, "chat_template"),
+        rc = add_json(c, json_object_get(config, "chat_template"), name,
                       "tokenizer_config.json: chat_template", err);
     if (!rc && !c->plain) {
         json_t *separate = NULL;
         rc = load_json(source, "chat_template.json", &separate, err);
         if (!rc)
-            rc = add_json(c, json_object_get(separate, "chat_template"),
+            rc = add_json(c, json_object_get(separate, "chat_template"), name,
                           "chat_template.json: chat_template", err);
         json_decref(separate);
     }
-    const char *text;
-    size_t size;
-    int found = 0;
     if (!rc && !c->plain && gguf)
-        rc = gguf_text(gguf, "tokenizer.chat_template", &text, &size, &found, err);
-    if (!rc && found)
-        rc = add_template(&c->plain, text, size, "tokenizer.chat_template", err);
+        rc = add_gguf(c, gguf, name, err);
+    if (!rc && !c->plain && name)
+        rc = err_set(err, ERR_USAGE, "%s: there is no chat template named '%.*s'",
+                     source_path(source), NAME_BYTES_MAX, name);
     return rc;
 }
 
 int chat_open(const struct source *source, const struct gguf *gguf, const struct tokenizer *tok,
-              const char *override, struct chat **out, struct err *err)
+              const char *override, const char *name, struct chat **out, struct err *err)
 {
     json_t *config = NULL;
     *out = NULL;
@@ -151,7 +195,7 @@ int chat_open(const struct source *source, const struct gguf *gguf, const struct
     if (!rc && override)
         rc = add_template(&c->plain, override, strlen(override), "the given chat template", err);
     else if (!rc)
-        rc = add_files(c, source, gguf, config, err);
+        rc = add_files(c, source, gguf, config, name, err);
     json_decref(config);
     if (rc) {
         chat_close(c);
@@ -159,6 +203,49 @@ int chat_open(const struct source *source, const struct gguf *gguf, const struct
     }
     *out = c;
     return 0;
+}
+
+/* A lone file, as if it lay in a model folder under the name that says its kind. */
+static int open_single(const char *path, const char *text, size_t n, struct source **out,
+                       struct err *err)
+{
+    size_t at = str_skip_space(text, n), end = strlen(path);
+    bool json = end >= 5 && strcmp(path + end - 5, ".json") == 0;
+    struct source_file file = {
+        .name = "chat_template.jinja", .data = (const uint8_t *)text, .size = n};
+    if (json && at < n && text[at] == '{')
+        file.name = "tokenizer_config.json";
+    return source_open_memory(path, &file, 1, out, err);
+}
+
+int chat_open_path(const char *path, const char *name, struct chat **out, struct err *err)
+{
+    struct source *source = NULL;
+    struct gguf *gguf = NULL;
+    struct buf text;
+    struct stat status;
+    size_t end = strlen(path);
+    *out = NULL;
+    buf_init(&text, FILE_BYTES_MAX);
+    if (stat(path, &status))
+        return err_set(err, ERR_IO, "%s: %s", path, strerror(errno));
+    bool single = S_ISREG(status.st_mode) && (end < 5 || strcmp(path + end - 5, ".gguf") != 0);
+    int rc = single ? read_file(path, &text, err) : source_open(path, &source, err);
+    if (!rc && single)
+        rc = open_single(path, text.data ? text.data : "", text.size, &source, err);
+    if (!rc && source_gguf(source))
+        rc = gguf_open(source_gguf(source), &gguf, err);
+    if (!rc)
+        rc = chat_open(source, gguf, NULL, NULL, name, out, err);
+    if (!rc && !(*out)->plain) {
+        rc = err_set(err, ERR_FORMAT, "%s: there is no chat template in it", path);
+        chat_close(*out);
+        *out = NULL;
+    }
+    gguf_close(gguf);
+    source_close(source);
+    buf_free(&text);
+    return rc;
 }
 
 void chat_close(struct chat *c)
@@ -175,6 +262,11 @@ void chat_close(struct chat *c)
 bool chat_has_template(const struct chat *c)
 {
     return c->plain != NULL;
+}
+
+const struct template *chat_template(const struct chat *c, bool tools)
+{
+    return tools && c->with_tools ? c->with_tools : c->plain;
 }
 
 static bool is_reserved(const char *name)
@@ -199,7 +291,8 @@ static json_t *context_of(const struct chat *c, const struct chat_request *reque
     bool prompt = request->add_generation_prompt && !request->continue_final_message;
     int rc = context ? 0 : -1;
     rc |= json_object_set_new(context, "documents", json_null());
-    json_object_foreach((json_t *)request->kwargs, key, value) {
+    json_object_foreach((json_t *)request->kwargs, key, value)
+    {
         if (!is_reserved(key))
             rc |= json_object_set(context, key, value);
     }
@@ -240,7 +333,7 @@ static void cut_text(struct template_text *out, size_t size)
 
 /* transformers' continue_final_message: the prompt ends where the last message's content ends, with
  * its trailing white space if the template kept it. */
-static int leave_open(const json_t *messages, struct template_text *out, struct err *err)
+int chat_leave_open(const json_t *messages, struct template_text *out, struct err *err)
 {
     const json_t *last = json_array_get(messages, json_array_size(messages) - 1);
     const json_t *content = json_object_get(last, "content");
@@ -261,8 +354,8 @@ static int leave_open(const json_t *messages, struct template_text *out, struct 
     return 0;
 }
 
-int chat_render(const struct chat *c, const struct chat_request *request,
-                struct template_text *out, struct err *err)
+int chat_render(const struct chat *c, const struct chat_request *request, struct template_text *out,
+                struct err *err)
 {
     *out = (struct template_text){0};
     if (!c->plain)
@@ -274,11 +367,10 @@ int chat_render(const struct chat *c, const struct chat_request *request,
     json_t *context = context_of(c, request);
     if (!context)
         return err_set(err, ERR_NOMEM, "out of memory for the conversation");
-    int rc = template_render(tools && c->with_tools ? c->with_tools : c->plain, context,
-                             token_names, time(NULL), out, err);
+    int rc = template_render(chat_template(c, tools), context, token_names, time(NULL), out, err);
     json_decref(context);
     if (!rc && request->continue_final_message)
-        rc = leave_open(request->messages, out, err);
+        rc = chat_leave_open(request->messages, out, err);
     if (rc)
         template_text_free(out);
     if (rc == ERR_VALUE && err && !err->param[0])

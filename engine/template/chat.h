@@ -11,12 +11,19 @@
 
 struct chat;
 
-/* override: template source, or NULL for the model's own. A model without a template gives a chat
- * whose render fails with ERR_UNSUPPORTED_PARAM ("messages"). A broken template: ERR_FORMAT. */
+/* override: template source, or NULL for the model's own; name: NULL, or which of the model's named
+ * templates serves every request (ERR_USAGE when there is none). A model without a template gives a
+ * chat whose render fails with ERR_UNSUPPORTED_PARAM ("messages"). A broken template: ERR_FORMAT.
+ */
 int chat_open(const struct source *source, const struct gguf *gguf, const struct tokenizer *tok,
-              const char *override, struct chat **out, struct err *err);
+              const char *override, const char *name, struct chat **out, struct err *err);
+/* The template alone, without a model: path is a template's source, a JSON file with chat_template,
+ * a GGUF or a model folder. ERR_IO, ERR_FORMAT (also when there is no template in it), ERR_USAGE. */
+int chat_open_path(const char *path, const char *name, struct chat **out, struct err *err);
 void chat_close(struct chat *c); /* NULL allowed */
 bool chat_has_template(const struct chat *c);
+/* The template that serves requests with or without tools; NULL: the model has none. */
+const struct template *chat_template(const struct chat *c, bool tools);
 
 struct chat_request {
     const json_t *messages;  /* array; content strings or null (parts already joined) */
@@ -27,5 +34,9 @@ struct chat_request {
 };
 int chat_render(const struct chat *c, const struct chat_request *request,
                 struct template_text *out, struct err *err);
+
+/* Cut a rendering where the last message's text ends, so that the model goes on with it. ERR_VALUE
+ * ("continue_final_message") when there is none, or the template did not keep it. */
+int chat_leave_open(const json_t *messages, struct template_text *out, struct err *err);
 
 #endif

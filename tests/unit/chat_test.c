@@ -22,7 +22,7 @@ static struct chat *open_files(const struct file *files, size_t n, const char *o
                                         strlen(files[i].text)};
     EXPECT_INT(source_open_memory("test", table, n, source, err), 0);
     *err = (struct err){0};
-    chat_open(*source, NULL, NULL, override, &chat, err);
+    chat_open(*source, NULL, NULL, override, NULL, &chat, err);
     return chat;
 }
 

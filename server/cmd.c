@@ -1,0 +1,80 @@
+/* cmd: options and JSON lines of the subcommands for scripts. One thread; no state beyond a call.
+ */
+#include "server/cmd.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+int cmd_options(int argc, char **argv, const struct cmd_option *options, int n, struct err *err)
+{
+    for (int i = 1; i < argc; i++) {
+        size_t name_bytes = strcspn(argv[i], "=");
+        const struct cmd_option *o = NULL;
+        for (int k = 0; k < n && !o; k++)
+            if (strlen(options[k].name) == name_bytes &&
+                memcmp(options[k].name, argv[i], name_bytes) == 0)
+                o = &options[k];
+        bool inline_value = argv[i][name_bytes] == '=';
+        if (!o || (inline_value && !o->value))
+            return err_set(err, ERR_USAGE, "%s: unknown option '%.100s'", argv[0], argv[i]);
+        if (!o->value)
+            *o->flag = true;
+        else if (inline_value)
+            *o->value = argv[i] + name_bytes + 1;
+        else if (++i < argc)
+            *o->value = argv[i];
+        else
+            return err_set(err, ERR_USAGE, "%s: %s needs a value", argv[0], o->name);
+    }
+    return 0;
+}
+
+void cmd_error(struct buf *out, const char *kind, const char *text)
+{
+    buf_text(out, "{\"error\":");
+    buf_json_string(out, kind, strlen(kind));
+    buf_text(out, ",\"message\":");
+    buf_json_string(out, text, strlen(text));
+    buf_byte(out, '}');
+}
+
+static int answer_line(const char *text, size_t n, cmd_answer *answer, void *user, struct buf *out,
+                       struct err *err)
+{
+    json_error_t where;
+    json_t *line = json_loadb(text, n, JSON_ALLOW_NUL, &where);
+    int rc = 0;
+    if (json_is_object(line))
+        rc = answer(user, line, out, err);
+    else
+        cmd_error(out, "InvalidLine", line ? "not a JSON object" : where.text);
+    json_decref(line);
+    return rc;
+}
+
+int cmd_lines(FILE *in, FILE *out, cmd_answer *answer, void *user, struct err *err)
+{
+    char *text = NULL;
+    size_t capacity = 0;
+    ssize_t n;
+    struct buf answered;
+    int rc = 0;
+    buf_init(&answered, 0);
+    while (!rc && (n = getline(&text, &capacity, in)) > 0) {
+        if (strspn(text, " \t\r\n") == (size_t)n)
+            continue;
+        buf_clear(&answered);
+        rc = answer_line(text, (size_t)n, answer, user, &answered, err);
+        buf_byte(&answered, '\n');
+        if (!rc && answered.failed)
+            rc = err_set(err, answered.failed, "out of memory for an answer");
+        if (!rc && (fwrite(answered.data, 1, answered.size, out) != answered.size || fflush(out)))
+            rc = err_set(err, ERR_IO, "cannot write: %s", strerror(errno));
+    }
+    if (!rc && ferror(in))
+        rc = err_set(err, ERR_IO, "cannot read: %s", strerror(errno));
+    buf_free(&answered);
+    free(text);
+    return rc;
+}

@@ -1,0 +1,38 @@
+/* cmd: the subcommands that answer JSON lines for scripts and tests, without a server or weights.
+ * One thread; in and out are the caller's. */
+#ifndef SIROCCO_CMD_H
+#define SIROCCO_CMD_H
+
+#include <jansson.h>
+#include <stdbool.h>
+#include <stdio.h>
+
+#include "engine/base/buf.h"
+#include "engine/base/err.h"
+
+/* `sirocco render --template PATH [--name NAME] [--now YYYY-MM-DDTHH:MM:SS] --jsonl`: each line
+ * {"context": {...}, "continue_final_message": BOOL (optional)} becomes {"text": ...} or {"error":
+ * KIND, "message": ...}; KIND is Jinja's TemplateSyntaxError, TemplateRuntimeError, TemplateError
+ * (raise_exception) or, for a line that is none of these objects, InvalidLine. ERR_USAGE, ERR_IO,
+ * ERR_FORMAT. */
+int cmd_render(int argc, char **argv, FILE *in, FILE *out, struct err *err);
+
+/* ---- what they share (cmd.c) */
+
+struct cmd_option {
+    const char *name;   /* "--template" */
+    const char **value; /* takes a value; NULL: a flag */
+    bool *flag;
+};
+/* Reads argv[1..argc): "--name value" or "--name=value". ERR_USAGE. */
+int cmd_options(int argc, char **argv, const struct cmd_option *options, int n, struct err *err);
+
+/* Calls answer for each line of in that holds a JSON object; it appends one JSON object to out.
+ * Empty lines are passed over. ERR_IO, ERR_NOMEM, or what answer returned. */
+typedef int cmd_answer(void *user, const json_t *line, struct buf *out, struct err *err);
+int cmd_lines(FILE *in, FILE *out, cmd_answer *answer, void *user, struct err *err);
+
+/* Append {"error": kind, "message": text}. */
+void cmd_error(struct buf *out, const char *kind, const char *text);
+
+#endif

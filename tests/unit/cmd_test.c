@@ -1,0 +1,127 @@
+/* Cmd: the subcommands for scripts: their options, their lines, what they answer to bad ones. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "server/cmd.h"
+#include "tests/test.h"
+
+typedef int command(int argc, char **argv, FILE *in, FILE *out, struct err *err);
+
+/* Runs a subcommand over input; what it wrote stands in a static buffer. */
+static const char *run(command *cmd, const char *const *args, const char *input, int expected,
+                       struct err *err)
+{
+    static char written[1 << 16];
+    char *argv[16];
+    int n = 0;
+    for (; args[n]; n++)
+        argv[n] = strdup(args[n]);
+    FILE *in = tmpfile(), *out = tmpfile();
+    EXPECT(in != NULL && out != NULL);
+    fputs(input, in);
+    rewind(in);
+    *err = (struct err){0};
+    EXPECT_INT(cmd(n, argv, in, out, err), expected);
+    rewind(out);
+    written[fread(written, 1, sizeof written - 1, out)] = '\0';
+    fclose(in);
+    fclose(out);
+    while (n)
+        free(argv[--n]);
+    return written;
+}
+
+/* A file of the test's own, gone when the child ends its test. */
+static const char *temporary(const char *suffix, const char *text)
+{
+    static char path[64];
+    snprintf(path, sizeof path, "/tmp/sirocco-cmd-XXXXXX%s", suffix);
+    int fd = mkstemps(path, (int)strlen(suffix));
+    FILE *file = fd >= 0 ? fdopen(fd, "w") : NULL;
+    EXPECT(file != NULL);
+    fputs(text, file);
+    fclose(file);
+    return path;
+}
+
+static void expect_rendered(const char *suffix, const char *source, const char *name,
+                            const char *input, const char *expected)
+{
+    const char *path = temporary(suffix, source);
+    const char *args[] = {"render", "--template", path,     "--now=2025-07-10T12:00:00",
+                          "--jsonl", name ? "--name" : NULL, name, NULL};
+    struct err err;
+    const char *written = run(cmd_render, args, input, 0, &err);
+    remove(path);
+    EXPECT_STR(written, expected);
+}
+
+TEST(render_answers_each_line)
+{
+    expect_rendered(".jinja", "{{ a }} {{ strftime_now('%d %b %Y %H:%M') }}", NULL,
+                    "{\"context\": {\"a\": 1}}\n\n{\"context\": {\"a\": \"\\u0000\xc3\xa9\"}}",
+                    "{\"text\":\"1 10 Jul 2025 12:00\"}\n"
+                    "{\"text\":\"\\u0000\xc3\xa9 10 Jul 2025 12:00\"}\n");
+}
+
+TEST(render_names_what_went_wrong)
+{
+    expect_rendered(".jinja", "{{ raise_exception('no') if a else 1 + [] }}", NULL,
+                    "{\"context\": {\"a\": 1}}\n{\"context\": {}}\n{\"context\": []}\nnot json\n[]\n",
+                    "{\"error\":\"TemplateError\",\"message\":\"no\"}\n"
+                    "{\"error\":\"TemplateRuntimeError\",\"message\":\"line 1, column 38: "
+                    "unsupported operand type(s) for +: 'int' and 'list'\"}\n"
+                    "{\"error\":\"InvalidLine\",\"message\":\"context is not an object\"}\n"
+                    "{\"error\":\"InvalidLine\",\"message\":\"'[' or '{' expected near 'not'\"}\n"
+                    "{\"error\":\"InvalidLine\",\"message\":\"not a JSON object\"}\n");
+    expect_rendered(".jinja", "{% if %}", NULL, "{\"context\": {}}\n",
+                    "{\"error\":\"TemplateSyntaxError\",\"message\":\"chat_template.jinja: line 1, "
+                    "column 7: Expected an expression, got end of statement block\"}\n");
+}
+
+TEST(render_takes_json_and_names)
+{
+    static const char two[] = "{\"chat_template\": [{\"name\": \"default\", \"template\": \"d\"},"
+                              "{\"name\": \"tool_use\", \"template\": \"t\"}]}";
+    static const char lines[] = "{\"context\": {}}\n{\"context\": {\"tools\": [1]}}\n";
+    expect_rendered(".json", two, NULL, lines, "{\"text\":\"d\"}\n{\"text\":\"t\"}\n");
+    expect_rendered(".json", two, "default", lines, "{\"text\":\"d\"}\n{\"text\":\"d\"}\n");
+    expect_rendered(".json", "{\"chat_template\": \"x\"}", NULL, "{\"context\": {}}\n",
+                    "{\"text\":\"x\"}\n");
+}
+
+TEST(render_leaves_the_final_message_open)
+{
+    expect_rendered(".jinja", "{% for m in messages %}<{{ m.content }}>{% endfor %}", NULL,
+                    "{\"context\": {\"messages\": [{\"content\": \"a\"}, {\"content\": \"b \"}]}, "
+                    "\"continue_final_message\": true}\n",
+                    "{\"text\":\"<a><b \"}\n");
+}
+
+static void expect_refused(const char *const *args, int code, const char *words)
+{
+    struct err err;
+    run(cmd_render, args, "", code, &err);
+    if (!strstr(err.text, words))
+        EXPECT_STR(err.text, words);
+}
+
+TEST(render_refuses_wrong_options)
+{
+    const char *path = temporary(".json", "{}");
+    expect_refused((const char *[]){"render", "--jsonl", NULL}, ERR_USAGE, "usage:");
+    expect_refused((const char *[]){"render", "--template", path, NULL}, ERR_USAGE, "usage:");
+    expect_refused((const char *[]){"render", "--nothing", NULL}, ERR_USAGE, "'--nothing'");
+    expect_refused((const char *[]){"render", "--jsonl=1", NULL}, ERR_USAGE, "'--jsonl=1'");
+    expect_refused((const char *[]){"render", "--template", NULL}, ERR_USAGE, "needs a value");
+    expect_refused((const char *[]){"render", "--template", path, "--jsonl", "--now", "noon", NULL},
+                   ERR_USAGE, "--now");
+    expect_refused((const char *[]){"render", "--template", path, "--jsonl", NULL}, ERR_FORMAT,
+                   "no chat template");
+    expect_refused((const char *[]){"render", "--template", path, "--jsonl", "--name", "x", NULL},
+                   ERR_USAGE, "named 'x'");
+    expect_refused((const char *[]){"render", "--template", "/nonexistent", "--jsonl", NULL},
+                   ERR_IO, "/nonexistent");
+    remove(path);
+}
