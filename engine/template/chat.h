@@ -18,7 +18,7 @@ struct chat;
 int chat_open(const struct source *source, const struct gguf *gguf, const struct tokenizer *tok,
               const char *override, const char *name, struct chat **out, struct err *err);
 /* The template alone, without a model: path is a template's source, a JSON file with chat_template,
- * a GGUF or a model folder. ERR_IO, ERR_FORMAT (also when there is no template in it), ERR_USAGE. */
+ * a GGUF or a model folder. ERR_IO, ERR_FORMAT (also without any template), ERR_USAGE. */
 int chat_open_path(const char *path, const char *name, struct chat **out, struct err *err);
 void chat_close(struct chat *c); /* NULL allowed */
 bool chat_has_template(const struct chat *c);

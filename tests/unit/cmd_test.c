@@ -77,7 +77,7 @@ TEST(render_names_what_went_wrong)
                     "{\"error\":\"InvalidLine\",\"message\":\"not a JSON object\"}\n");
     expect_rendered(".jinja", "{% if %}", NULL, "{\"context\": {}}\n",
                     "{\"error\":\"TemplateSyntaxError\",\"message\":\"chat_template.jinja: line 1, "
-                    "column 7: Expected an expression, got end of statement block\"}\n");
+                    "column 7: expected an expression, got 'end of statement block'\"}\n");
 }
 
 TEST(render_takes_json_and_names)
