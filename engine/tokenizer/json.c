@@ -1,6 +1,7 @@
 /* json: reads tokenizer.json (the file of Hugging Face's `tokenizers` library) of the BPE kinds:
  * over characters with byte fallback, spaces written as U+2581 (SentencePiece-style), and over
- * bytes (ByteLevel). The parts of its pipeline are read in json_parts.c. Runs in tokenizer_open.
+ * bytes (ByteLevel); and of the Unigram kind. The parts of its pipeline are read in json_parts.c.
+ * Runs in tokenizer_open.
  *
  * What a file asks for and this reader does not do is refused by name, never ignored. Two choices
  * differ from the library, both towards sentencepiece, which such a file restates: (1) Metaspace
@@ -9,6 +10,7 @@
  * it is, whatever their `normalized` says, and no merge makes a special one. */
 #include <jansson.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "engine/tokenizer/load.h"
@@ -45,6 +47,12 @@ static int malformed(struct err *err, const char *field)
 
 /* ---- model */
 
+static bool is_unigram(const json_t *model)
+{
+    const char *type = json_string_value(json_object_get(model, "type"));
+    return type && !strcmp(type, "Unigram");
+}
+
 static int read_vocab(struct tokenizer *t, json_t *model, struct err *err)
 {
     json_t *vocab = json_object_get(model, "vocab"), *value;
@@ -79,7 +87,7 @@ static int count_ids(const json_t *root, json_t *model)
     json_t *vocab = json_object_get(model, "vocab"), *value;
     const json_t *list = json_object_get(root, "added_tokens");
     const char *text;
-    json_int_t most = 0;
+    json_int_t most = (json_int_t)json_array_size(vocab) - 1; /* a list: Unigram */
     json_object_foreach(vocab, text, value)
     {
         most = json_integer_value(value) > most ? json_integer_value(value) : most;
@@ -88,7 +96,7 @@ static int count_ids(const json_t *root, json_t *model)
         json_int_t id = json_integer_value(json_object_get(json_array_get(list, i), "id"));
         most = id > most ? id : most;
     }
-    return most < VOCAB_SIZE_MAX ? (int)most + 1 : VOCAB_SIZE_MAX;
+    return most < VOCAB_SIZE_MAX ? (int)(most < 0 ? 0 : most) + 1 : VOCAB_SIZE_MAX;
 }
 
 static int read_added(struct tokenizer *t, const json_t *root, struct err *err)
@@ -195,6 +203,50 @@ static int read_merges(struct tokenizer *t, json_t *model, struct err *err)
     return 0;
 }
 
+/* Unigram: [[text, score], ...], ids in order, and the id of the unknown token. The scores are
+ * handed on to read_unigram, which comes after the vocabulary is sealed. */
+static int read_scored(struct tokenizer *t, const json_t *model, struct err *err)
+{
+    const json_t *list = json_object_get(model, "vocab"), *unk = json_object_get(model, "unk_id");
+    for (size_t i = 0; i < json_array_size(list); i++) {
+        const json_t *item = json_array_get(list, i), *text = json_array_get(item, 0);
+        if (!json_is_string(text) || !json_is_number(json_array_get(item, 1)))
+            return err_set(err, ERR_FORMAT, "%s: model.vocab[%zu] is no pair of text and score",
+                           FILE_NAME, i);
+        int code =
+            vocab_put(&t->vocab, (int64_t)i, json_string_value(text), json_string_length(text),
+                      VOCAB_NORMAL, "tokenizer.json: model.vocab", err);
+        if (code)
+            return code;
+    }
+    json_int_t id = json_integer_value(unk);
+    if (!unk || json_is_null(unk))
+        return 0;
+    if (!json_is_integer(unk) || id < 0 || id >= t->vocab.n)
+        return err_set(err, ERR_FORMAT, "%s: model.unk_id is not an id of model.vocab", FILE_NAME);
+    t->vocab.tokens[id].type = VOCAB_UNKNOWN;
+    t->vocab.tokens[id].special = true;
+    return 0;
+}
+
+static int read_unigram(struct tokenizer *t, const json_t *model, struct err *err)
+{
+    const json_t *list = json_object_get(model, "vocab");
+    double *scores = calloc((size_t)t->vocab.n, sizeof *scores);
+    for (size_t i = 0; scores && i < json_array_size(list); i++) {
+        scores[i] = json_number_value(json_array_get(json_array_get(list, i), 1));
+        if (!(scores[i] > -1e30 && scores[i] < 1e30)) {
+            free(scores);
+            return err_set(err, ERR_FORMAT, "%s: model.vocab[%zu]: the score is out of range",
+                           FILE_NAME, i);
+        }
+    }
+    if (!scores || unigram_open(&t->unigram, &t->vocab, scores))
+        return err_set(err, ERR_NOMEM, "%s: out of memory", FILE_NAME);
+    t->unigram.byte_fallback = json_is_true(json_object_get(model, "byte_fallback"));
+    return 0;
+}
+
 static int check_model(const json_t *model, struct err *err)
 {
     if (!json_is_object(model))
@@ -203,6 +255,8 @@ static int check_model(const json_t *model, struct err *err)
     const char *type = json_string_value(value);
     if (value && !type)
         return malformed(err, "model.type");
+    if (is_unigram(model))
+        return json_is_array(json_object_get(model, "vocab")) ? 0 : malformed(err, "model.vocab");
     if (type ? strcmp(type, "BPE") != 0 : !json_object_get(model, "merges"))
         return err_set(err, ERR_FORMAT, "%s: model.type '%.60s' is not supported", FILE_NAME,
                        type ? type : "(no type)");
@@ -218,6 +272,10 @@ static int check_model(const json_t *model, struct err *err)
 /* Byte-level files decode bytes; the others write spaces as the decoder says. */
 static int check_parts(const struct pipeline *p)
 {
+    if (p->byte_level && p->unigram)
+        return err_set(p->err, ERR_FORMAT,
+                       "%s: model.type 'Unigram' with pre_tokenizer 'ByteLevel' is not supported",
+                       FILE_NAME);
     if (p->byte_level && p->has_decoder && !p->decodes_bytes)
         return err_set(p->err, ERR_FORMAT,
                        "%s: pre_tokenizer 'ByteLevel' without a decoder of that kind is not "
@@ -235,7 +293,7 @@ static int read_model(struct pipeline *p, const json_t *root, json_t *model)
 {
     struct tokenizer *t = p->t;
     t->vocab.byte_alphabet = t->byte_level = p->byte_level;
-    int code = read_vocab(t, model, p->err);
+    int code = p->unigram ? read_scored(t, model, p->err) : read_vocab(t, model, p->err);
     if (!code)
         code = read_added(t, root, p->err);
     if (!code)
@@ -244,6 +302,8 @@ static int read_model(struct pipeline *p, const json_t *root, json_t *model)
                           : p->has_decoder ? p->space
                                            : "\xE2\x96\x81",
                           json_is_true(json_object_get(model, "byte_fallback")), FILE_NAME, p->err);
+    if (!code && p->unigram)
+        return read_unigram(t, model, p->err);
     if (!code)
         code = read_merges(t, model, p->err);
     if (code)
@@ -259,7 +319,7 @@ static int read_model(struct pipeline *p, const json_t *root, json_t *model)
 static int load(struct tokenizer *t, json_t *root, int vocab_size, struct err *err)
 {
     json_t *model = json_object_get(root, "model");
-    struct pipeline p = {.t = t, .err = err};
+    struct pipeline p = {.t = t, .err = err, .unigram = is_unigram(model)};
     int code = check_model(model, err);
     if (!code) /* kinds first: "WordPiece is not supported" says more than a vocabulary's error */
         code = tokenizer_read_parts(&p, root);
@@ -271,7 +331,10 @@ static int load(struct tokenizer *t, json_t *root, int vocab_size, struct err *e
         code = read_model(&p, root, model);
     if (!code)
         code = tokenizer_read_post(t, root, err);
-    snprintf(t->kind, sizeof t->kind, "tokenizer.json (%sBPE)", p.byte_level ? "byte-level " : "");
+    snprintf(t->kind, sizeof t->kind, "tokenizer.json (%s)",
+             p.unigram      ? "Unigram"
+             : p.byte_level ? "byte-level BPE"
+                            : "BPE");
     return code;
 }
 

@@ -136,6 +136,16 @@ static int normalizer_part(struct pipeline *p, const json_t *part)
 
 /* ---- pre_tokenizer */
 
+/* Where the text was cut at white space already, only the space in front is left to do. */
+static int metaspace_stage(struct pipeline *p, bool always)
+{
+    struct pretok *pretok = &p->t->pretok;
+    if (!p->cut_at_spaces || !always || pretok->n == STAGES_MAX)
+        return unsupported(p->err, "pre_tokenizer", "Metaspace after another part");
+    pretok->stages[pretok->n++] = (struct stage){.prefix = SPACE};
+    return 0;
+}
+
 /* Spaces become U+2581, and one goes in front: done as normalizer steps, which is the same as long
  * as nothing has cut the text before. */
 static int metaspace_part(struct pipeline *p, const json_t *part)
@@ -150,8 +160,9 @@ static int metaspace_part(struct pipeline *p, const json_t *part)
         return err_set(p->err, ERR_FORMAT,
                        "%s: pre_tokenizer.replacement other than U+2581 is not supported",
                        FILE_NAME);
+    bool split = !json_is_false(json_object_get(part, "split"));
     if (p->t->pretok.n)
-        return unsupported(p->err, "pre_tokenizer", "Metaspace after another part");
+        return metaspace_stage(p, !strcmp(name, "always"));
     struct step *step = new_step(p, STEP_REPLACE, "pre_tokenizer");
     if (!step)
         return ERR_FORMAT;
@@ -164,8 +175,11 @@ static int metaspace_part(struct pipeline *p, const json_t *part)
         memcpy(step->to, SPACE, sizeof SPACE);
         step->later = !strcmp(name, "always");
     }
-    p->split_spaces = !json_is_false(json_object_get(part, "split"));
-    return 0;
+    p->split_spaces = split && !p->unigram; /* bpe.c cuts there by itself */
+    return split && p->unigram
+               ? pretok_add(&p->t->pretok, SPACE, strlen(SPACE), true, true, BEHAVIOR_WITH_NEXT,
+                            "tokenizer.json: pre_tokenizer", p->err)
+               : 0;
 }
 
 static int read_behavior(const json_t *part, enum behavior *out)
@@ -220,10 +234,10 @@ static int byte_level_part(struct pipeline *p, const json_t *part)
     } else if (prefix) {
         if (pretok->n == STAGES_MAX)
             return malformed(p->err, "pretokenizers");
-        pretok->stages[pretok->n++] = (struct stage){.behavior = BEHAVIOR_ISOLATED};
+        pretok->stages[pretok->n++] = (struct stage){.pattern = NULL};
     }
     if (!code && prefix)
-        pretok->stages[pretok->n - 1].prefix_space = true;
+        pretok->stages[pretok->n - 1].prefix = " ";
     return code;
 }
 
@@ -257,6 +271,7 @@ static int whitespace_part(struct pipeline *p, const json_t *part)
     static const char words[] = "\\w+|[^\\w\\s]+", spaces[] = "\\s+";
     if (!strcmp(type_of(part), "Whitespace"))
         return add_stage(p, words, sizeof words - 1, false, BEHAVIOR_REMOVED, true);
+    p->cut_at_spaces = true;
     return add_stage(p, spaces, sizeof spaces - 1, false, BEHAVIOR_REMOVED, false);
 }
 

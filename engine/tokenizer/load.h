@@ -7,6 +7,7 @@
 #include "engine/tokenizer/pretok.h"
 #include "engine/tokenizer/spm.h"
 #include "engine/tokenizer/tokenizer.h"
+#include "engine/tokenizer/unigram.h"
 #include "engine/tokenizer/vocab.h"
 
 enum { AROUND_MAX = 8 };
@@ -16,6 +17,7 @@ struct tokenizer {
     struct vocab vocab;
     /* BPE kinds */
     struct bpe bpe;
+    struct unigram unigram; /* with scores: used instead */
     struct normalizer normal;
     struct pretok pretok; /* without stages a segment is one word */
     /* sentencepiece: one processor puts the model's dummy prefix in front, one does not */
@@ -36,6 +38,8 @@ struct pipeline {
     struct tokenizer *t;
     struct err *err;
     bool split_spaces;         /* a merge never crosses the front of U+2581 */
+    bool unigram;              /* the model's kind: the pre-tokenizer cuts at U+2581 itself */
+    bool cut_at_spaces;        /* WhitespaceSplit came before */
     bool byte_level;           /* the pre-tokenizer writes bytes in GPT-2's alphabet */
     bool has_decoder, decodes_bytes;
     char space[STEP_TEXT_MAX]; /* what the decoder turns into ' ' */

@@ -133,15 +133,17 @@ static int split_word(const struct stage *stage, struct pretok_work *w, struct r
 
 /* ---- all stages */
 
-/* Copy the words to out, a space in front of each that has none; spans follow. */
-static void prefix_words(const char *text, struct span *spans, size_t n, struct buf *out)
+/* Copy the words to out, the prefix in front of each that lacks it; spans follow. */
+static void prefix_words(const char *text, const char *prefix, struct span *spans, size_t n,
+                         struct buf *out)
 {
+    size_t n_prefix = strlen(prefix);
     buf_clear(out);
     for (size_t i = 0; i < n; i++) {
-        size_t start = out->size;
-        if (spans[i].end > spans[i].start && text[spans[i].start] != ' ')
-            buf_byte(out, ' ');
-        buf_add(out, text + spans[i].start, spans[i].end - spans[i].start);
+        size_t start = out->size, size = spans[i].end - spans[i].start;
+        if (size > 0 && (size < n_prefix || memcmp(text + spans[i].start, prefix, n_prefix) != 0))
+            buf_add(out, prefix, n_prefix);
+        buf_add(out, text + spans[i].start, size);
         spans[i] = (struct span){start, out->size};
     }
 }
@@ -157,8 +159,8 @@ static int run_stages(const struct pretok *p, struct pretok_work *w, struct rege
         size_t n_spans = w->spans[at].size / sizeof *spans;
         if (w->spans[at].failed)
             return ERR_NOMEM;
-        if (p->stages[i].prefix_space) {
-            prefix_words(*text, spans, n_spans, &w->text[copy]);
+        if (p->stages[i].prefix) {
+            prefix_words(*text, p->stages[i].prefix, spans, n_spans, &w->text[copy]);
             if (w->text[copy].failed)
                 return ERR_NOMEM;
             *text = w->text[copy].data;
@@ -202,7 +204,7 @@ int pretok_run(const struct pretok *p, struct pretok_work *w, struct regex_work 
     int last;
     if (n == 0)
         return 0;
-    if (p->n == 1 && only->behavior == BEHAVIOR_ISOLATED && only->pattern && !only->prefix_space)
+    if (p->n == 1 && only->behavior == BEHAVIOR_ISOLATED && only->pattern && !only->prefix)
         return run_isolated(only, regex, text, n, take, context);
     int code = run_stages(p, w, regex, &text, n, &last);
     if (code)

@@ -23,8 +23,8 @@ enum behavior {
 struct stage {
     struct regex *pattern; /* NULL: the words stay as they are; owned */
     enum behavior behavior;
-    bool invert;       /* what is between matches counts as the match */
-    bool prefix_space; /* first, a space in front of every word that does not begin with one */
+    bool invert;        /* what is between matches counts as the match */
+    const char *prefix; /* NULL, or first put in front of every word that does not begin so */
 };
 
 struct pretok {
@@ -47,7 +47,7 @@ void pretok_free(struct pretok *p); /* zeroed allowed */
 
 struct pretok_work {
     struct buf spans[2]; /* size_t pairs: [start, end) of each word */
-    struct buf text[2];  /* where prefix_space writes */
+    struct buf text[2];  /* where prefixes are written */
     struct buf pieces;   /* the cut of one word */
 };
 void pretok_work_init(struct pretok_work *w);

@@ -3,7 +3,8 @@
  * A tokenizer is built by tokenizer_open (open.c) on one thread and immutable after it; encoding
  * and decoding keep their work in the call, so any thread may run them.
  *
- * Encoding: text -> [added token | segment]... -> per segment: normal.c, pretok.c and bpe.c, or the
+ * Encoding: text -> [added token | segment]... -> per segment: normal.c, pretok.c, and bpe.c or
+ * unigram.c; or the
  * sentencepiece library -> ids. Special tokens are recognised only inside a trusted span;
  * everywhere else their texts are plain text, and no kind makes a special token of plain text. */
 #include "engine/tokenizer/tokenizer.h"
@@ -46,6 +47,7 @@ void tokenizer_close(struct tokenizer *t)
     if (!t)
         return;
     bpe_close(&t->bpe);
+    unigram_close(&t->unigram);
     normal_free(&t->normal);
     pretok_free(&t->pretok);
     spm_close(t->spm_prefix);
@@ -62,6 +64,7 @@ struct encoder {
     struct token_list *out;
     struct bpe_work bpe;
     struct pretok_work words;
+    struct buf paths;   /* unigram.c's */
     struct buf text[2]; /* the normalizer's */
     struct regex_work *regex;
 };
@@ -71,6 +74,7 @@ static int encoder_init(struct encoder *e, const struct tokenizer *t, struct tok
     *e = (struct encoder){.t = t, .out = out};
     bpe_work_init(&e->bpe, &t->bpe, out);
     pretok_work_init(&e->words);
+    buf_init(&e->paths, 0);
     buf_init(&e->text[0], 0);
     buf_init(&e->text[1], 0);
     e->regex = t->spm_plain ? NULL : regex_work_open();
@@ -81,6 +85,7 @@ static void encoder_free(struct encoder *e)
 {
     bpe_work_free(&e->bpe);
     pretok_work_free(&e->words);
+    buf_free(&e->paths);
     buf_free(&e->text[0]);
     buf_free(&e->text[1]);
     regex_work_close(e->regex);
@@ -89,6 +94,8 @@ static void encoder_free(struct encoder *e)
 static int encode_word(void *encoder, const char *text, size_t n)
 {
     struct encoder *e = encoder;
+    if (e->t->unigram.scores)
+        return unigram_encode(&e->t->unigram, &e->paths, text, n, e->out);
     return e->t->byte_level ? bpe_encode_bytes(&e->bpe, text, n) : bpe_encode(&e->bpe, text, n);
 }
 

@@ -171,6 +171,36 @@ def metaspace_never():
     return train_characters(None, pre_tokenizers.Metaspace(prepend_scheme="never", split=True))
 
 
+def train_unigram(pre, normalizer=None, byte_fallback=False):
+    t = Tokenizer(models.Unigram())
+    t.normalizer = normalizer
+    t.pre_tokenizer = pre
+    t.decoder = decoders.Metaspace()
+    specials = ["<unk>", "<s>"] + ([f"<0x{i:02X}>" for i in range(256)] if byte_fallback else [])
+    t.train_from_iterator(sources(), trainers.UnigramTrainer(
+        vocab_size=1200, show_progress=False, special_tokens=specials, unk_token="<unk>"))
+    t = unspecial_bytes(t)
+    root = json.loads(t.to_str())
+    root["model"]["byte_fallback"] = byte_fallback
+    return Tokenizer.from_str(json.dumps(root))
+
+
+def unigram():
+    return train_unigram(pre_tokenizers.Metaspace(prepend_scheme="never"))
+
+
+def unigram_unsplit():
+    return train_unigram(pre_tokenizers.Metaspace(prepend_scheme="never", split=False), normalizers.NFKC())
+
+
+def unigram_bytes():
+    return train_unigram(pre_tokenizers.Metaspace(prepend_scheme="never"), byte_fallback=True)
+
+
+def unigram_words():
+    return train_unigram(sequence(pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace()))
+
+
 def added_tokens():
     t = train_bytes(byte_level())
     t.add_tokens([AddedToken("<L>", lstrip=True, normalized=False),
@@ -191,7 +221,7 @@ KINDS = [gpt2_prefix, smollm, digits_together, prefix_on_every_word, llama3, spl
          split_removed_inverted, split_with_previous, split_with_next, split_contiguous, punctuation,
          punctuation_contiguous, whitespace, delimiter, deepseek, nfc, nfd, nfkc, nfkd_stripped,
          strip_and_replace, gemma, llama2, metaspace_never, added_tokens,
-         white_space_tokens]
+         white_space_tokens, unigram, unigram_unsplit, unigram_bytes, unigram_words]
 
 
 @functools.cache

@@ -232,3 +232,67 @@ TEST(a_sequence_nested_too_deeply_is_refused)
     EXPECT(strstr(err.text, "normalizers is missing or malformed") != NULL);
     buf_free(&text);
 }
+
+/* ---- Unigram */
+
+static const char unigram[] =
+    "{\"added_tokens\": [{\"id\": 1, \"content\": \"<s>\", \"special\": true}],"
+    "\"pre_tokenizer\": {\"type\": \"Metaspace\", \"replacement\": \"\xE2\x96\x81\","
+    " \"prepend_scheme\": \"always\"}, \"decoder\": {\"type\": \"Metaspace\","
+    " \"replacement\": \"\xE2\x96\x81\", \"prepend_scheme\": \"always\"},"
+    "\"model\": {\"type\": \"Unigram\", \"unk_id\": 0, \"vocab\": [[\"<unk>\", 0], [\"<s>\", 0],"
+    "[\"\xE2\x96\x81\", -2], [\"a\", -3], [\"b\", -3.5], [\"ab\", -5], [\"bb\", -8],"
+    "[\"\xE2\x96\x81\x61\", -4.5]]}}";
+
+TEST(unigram_takes_the_likeliest_segmentation)
+{
+    static const struct {
+        const char *text, *ids;
+    } rows[] = {
+        {"ab", "2 5"},                          /* -2 -5, against -4.5 -3.5 */
+        {"abb", "2 5 4"},                       /* -10.5, against -2 -3 -8 */
+        {"bb", "2 4 4"},                        /* -7, against -8 */
+        {"a", "7"},                             /* -4.5, against -5 */
+        {"a b", "7 2 4"},    {"axyb", "7 0 4"}, /* a run of unknown characters once */
+        {"ax b", "7 0 2 4"}, {"<s>a", "1 7"},
+    };
+    struct source_file file = {"tokenizer.json", (const uint8_t *)unigram, sizeof unigram - 1};
+    struct err err = {0};
+    struct tokenizer *t = rig_open_memory(&file, 1, 0, &err);
+    if (!t)
+        fprintf(stderr, "%s\n", err.text);
+    EXPECT(t != NULL);
+    EXPECT_STR(tokenizer_kind(t), "tokenizer.json (Unigram)");
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+        char got[64] = "";
+        struct token_list ids = rig_encode(t, rows[i].text, strlen(rows[i].text), false, true);
+        for (size_t k = 0, at = 0; k < ids.n && at < sizeof got; k++)
+            at += (size_t)snprintf(got + at, sizeof got - at, "%s%d", k ? " " : "", ids.ids[k]);
+        EXPECT_STR(got, rows[i].ids);
+        token_list_free(&ids);
+    }
+    struct token_list plain = rig_encode(t, "<s>", 3, false, false);
+    for (size_t k = 0; k < plain.n; k++)
+        EXPECT(plain.ids[k] != 1);
+    token_list_free(&plain);
+    EXPECT(rig_round_trip(t, "ab a", 4));
+    rig_expect_linear(t, "a");
+    rig_expect_linear(t, "x");
+    tokenizer_close(t);
+}
+
+TEST(broken_unigram_files_are_refused)
+{
+    static const struct broken rows[] = {
+        {"\"vocab\": [", "\"vocab\": {}, \"x\": [", "model.vocab is missing or malformed"},
+        {"[\"a\", -3]", "[\"a\"]", "model.vocab[3] is no pair of text and score"},
+        {"[\"a\", -3]", "[7, -3]", "model.vocab[3] is no pair of text and score"},
+        {"[\"a\", -3]", "[\"b\", -3]", "'b' is the text of ids 3 and 4"},
+        {"[\"a\", -3]", "[\"a\", -3e300]", "model.vocab[3]: the score is out of range"},
+        {"\"unk_id\": 0", "\"unk_id\": 8", "model.unk_id is not an id of model.vocab"},
+        {"\"unk_id\": 0", "\"unk_id\": \"0\"", "model.unk_id is not an id of model.vocab"},
+        {"\"added_tokens\"", "\"normalizer\": {\"type\": \"Precompiled\"}, \"added_tokens\"",
+         "normalizer 'Precompiled' is not supported"},
+    };
+    rig_expect_refused("tokenizer.json", unigram, rows, sizeof rows / sizeof rows[0]);
+}
