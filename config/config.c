@@ -32,8 +32,9 @@ const struct config_option config_options[] = {
     {"chat_template", TEXT(chat_template, "FILE or NAME"), MODEL,
      "Jinja chat template to use: a file, or the name of one of the model's named templates; "
      "otherwise the model's own"},
-    {"tokenizer", WORD(tokenizer, "auto", "auto|spm|json"), MODEL,
-     "which tokenizer file to read: tokenizer.model (spm), tokenizer.json, or the one at hand"},
+    {"tokenizer", WORD(tokenizer, "auto", "auto|json|tekken|spm"), MODEL,
+     "which tokenizer file to read when there are several: tokenizer.json, tekken.json or "
+     "tokenizer.model (spm); auto takes the first of these"},
     {"max_model_len", INT(max_model_len, "0", 0, 16777216), MODEL,
      "tokens of prompt and answer together; 0 takes the model's own context length"},
 

@@ -43,7 +43,7 @@ struct engine_options {
     bool prefix_cache;
     const char *chat_template;   /* template source, or NULL */
     const char *chat_template_name; /* of the model's named templates, or NULL */
-    const char *tokenizer;       /* NULL, "spm", "json" */
+    const char *tokenizer;       /* NULL, "json", "tekken", "spm" */
     /* progress of loading, 0..1, called from engine_open; NULL: none */
     void (*progress)(void *user, const char *what, double fraction);
     /* called on the engine's thread when events wait and the dirty list was empty (one per step at

@@ -82,18 +82,23 @@ static int load(struct tokenizer *t, const struct source *source, const struct g
     const struct source_file *json = source_find(source, "tokenizer.json");
     const struct source_file *tekken = source_find(source, "tekken.json");
     const struct source_file *spm = find_spm(source);
-    bool want_spm = prefer && !strcmp(prefer, "spm");
-    if (prefer && !want_spm && strcmp(prefer, "json") != 0)
-        return err_set(err, ERR_USAGE, "tokenizer '%.40s' is neither 'json' nor 'spm'", prefer);
+    bool want_spm = prefer && !strcmp(prefer, "spm"),
+         want_tekken = prefer && !strcmp(prefer, "tekken");
+    if (prefer && !want_spm && !want_tekken && strcmp(prefer, "json") != 0)
+        return err_set(err, ERR_USAGE, "tokenizer '%.40s' is none of json, tekken and spm", prefer);
     if (!json && !tekken && !spm && !gguf)
         return err_set(err, ERR_FORMAT,
                        "%s: there is no tokenizer.json, tekken.json, tokenizer.model or GGUF "
                        "vocabulary",
                        source_path(source));
+    if ((want_spm && spm) || (want_tekken && tekken))
+        json = NULL;
+    if (want_spm && spm)
+        tekken = NULL;
     int code;
-    if (json && !(want_spm && spm))
+    if (json)
         code = tokenizer_load_json(t, json, vocab_size, err);
-    else if (tekken && !(want_spm && spm))
+    else if (tekken)
         code = tokenizer_load_tekken(t, tekken, vocab_size, err);
     else if (spm)
         code = tokenizer_load_spm(t, source, spm, vocab_size, err);

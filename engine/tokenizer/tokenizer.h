@@ -1,8 +1,9 @@
 /* tokenizer: text <-> token ids, one door over all kinds.
  *
- * Kinds: spm.cc (tokenizer.model through the sentencepiece library), bpe.c (tokenizer.json of the
- * SentencePiece-style BPE kind with byte fallback, and GGUF's `llama` vocabulary, by our own
- * merges). Immutable after open; every function may be called from any thread at once. */
+ * Kinds: spm.cc (tokenizer.model through the sentencepiece library); by our own merges, bpe.c
+ * (tokenizer.json of the SentencePiece-style BPE kind, GGUF's `llama`), bpe_bytes.c (byte-level:
+ * tekken.json, tokenizer.json with ByteLevel, GGUF's `gpt2`) and unigram.c (tokenizer.json of that
+ * kind). Immutable after open; every function may be called from any thread at once. */
 #ifndef SIROCCO_TOKENIZER_H
 #define SIROCCO_TOKENIZER_H
 
@@ -29,11 +30,10 @@ struct text_span {
     size_t start, end;
 };
 
-/* Picks tokenizer.json, else tokenizer.model (or a name ending in .model.vN), else the GGUF's
- * vocabulary (gguf may be NULL).
- * prefer: NULL, or "spm"/"json" to choose when both files are there. vocab_size is the model's:
- * ids beyond it are refused; 0: no model, as many ids as the file has. ERR_FORMAT names file and
- * field; unsupported kinds are named. */
+/* Picks tokenizer.json, else tekken.json, else tokenizer.model (or a name ending in .model.vN),
+ * else the GGUF's vocabulary (gguf may be NULL). prefer: NULL, or "json", "tekken" or "spm" to take that
+ * one when it is there. vocab_size is the model's: ids beyond it are refused; 0: no model, as many
+ * ids as the file has. ERR_FORMAT names file and field; unsupported kinds are named. */
 int tokenizer_open(const struct source *source, const struct gguf *gguf, int vocab_size,
                    const char *prefer, struct tokenizer **out, struct err *err);
 /* The same without a model: path is a folder with such files, or one of them under any name, or a

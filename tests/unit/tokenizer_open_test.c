@@ -84,6 +84,27 @@ TEST(a_folder_gives_json_before_the_sentencepiece_model)
     expect_folder(both + 1, 1, "json", "tokenizer.model (BPE)", 3);
 }
 
+TEST(tekken_comes_between_them)
+{
+    static const char TEKKEN[] = "tests/fuzz/corpus/tokenizer_json/tekken.json";
+    const char *const all[][2] = {
+        {TEKKEN, "tekken.json"}, {SPM, "tokenizer.model.v3"}, {JSON, "tokenizer.json"}};
+    expect_folder(all, 1, NULL, "tekken.json v7", 7);
+    expect_folder(all, 2, NULL, "tekken.json v7", 7);
+    expect_folder(all, 2, "spm", "tokenizer.model (BPE)", 3);
+    expect_folder(all, 3, NULL, "tokenizer.json (BPE)", 3);
+    expect_folder(all, 3, "tekken", "tekken.json v7", 7);
+    expect_folder(all, 3, "spm", "tokenizer.model (BPE)", 3);
+    const char *const renamed[][2] = {{TEKKEN, "x.json"}};
+    const char *folder = make_folder(renamed, 1);
+    char path[128];
+    snprintf(path, sizeof path, "%s/x.json", folder);
+    struct tokenizer *t = open_path(path);
+    remove_folder(folder, renamed, 1);
+    EXPECT_STR(tokenizer_kind(t), "tekken.json v7"); /* known by its contents */
+    tokenizer_close(t);
+}
+
 TEST(the_highest_model_version_in_a_folder_counts)
 {
     const char *const files[][2] = {{SPM, "tokenizer.model.v3"},
@@ -117,7 +138,7 @@ TEST(what_is_no_tokenizer_is_refused)
     expect_refused(folder, NULL, "there is no tokenizer.json");
     rmdir(folder);
     expect_refused(folder, NULL, "No such file");
-    expect_refused(test_path("config/demo"), "tiktoken", "neither 'json' nor 'spm'");
+    expect_refused(test_path("config/demo"), "tiktoken", "none of json, tekken and spm");
     expect_refused(test_path("Makefile"), NULL, "not a sentencepiece model");
     expect_refused("/dev/null", NULL, "not a regular file");
 }

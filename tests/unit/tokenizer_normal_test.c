@@ -1,0 +1,98 @@
+/* The normalizers: Unicode's own conformance file, characters, strips and replacements. */
+#include "engine/base/utf8.h"
+#include "engine/tokenizer/normal.h"
+#include "tests/unit/tokenizer_rig.h"
+
+/* The result of one step, NUL-ended; valid until the next call. */
+static const char *run(struct step step, const char *text)
+{
+    static struct buf work[2];
+    struct normalizer m = {.n = 1};
+    const struct buf *result = NULL;
+    struct regex_work *regex = regex_work_open();
+    m.steps[0] = step;
+    EXPECT_INT(normal_run(&m, text, strlen(text), true, regex, work, &result), 0);
+    regex_work_close(regex);
+    return result->size ? result->data : "";
+}
+
+/* "0044 0307" as UTF-8. */
+static void decode_column(const char *column, char out[256])
+{
+    size_t n = 0;
+    for (const char *at = column; n < 250;) {
+        char *end;
+        long code = strtol(at, &end, 16);
+        if (end == at)
+            break;
+        n += (size_t)utf8_encode((uint32_t)code, out + n);
+        at = end;
+    }
+    out[n] = 0;
+}
+
+/* Each line has five columns: source; NFC; NFD; NFKC; NFKD. The first three have the NFC and NFD of
+ * columns 2 and 3, all five the NFKC and NFKD of columns 4 and 5. */
+TEST_SECONDS(unicodes_conformance_file_holds, 60)
+{
+    const char *path = test_data("text/unicode/NormalizationTest.txt.gz");
+    size_t size;
+    char *file = path ? rig_read(path, &size) : NULL;
+    int n = 0, wrong = 0;
+    if (!file)
+        SKIP("SIROCCO_TEST_DATA lacks text/unicode/NormalizationTest.txt.gz");
+    for (char *line = file; line && *line;) {
+        char *end = strchr(line, '\n'), columns[5][256];
+        int n_columns = 0;
+        if (end)
+            *end = 0;
+        for (char *at = line; *line != '#' && *line != '@' && at && n_columns < 5; n_columns++) {
+            char *next = strchr(at, ';');
+            if (next)
+                *next++ = 0;
+            decode_column(at, columns[n_columns]);
+            at = next;
+        }
+        for (int i = 0; i < 5 && n_columns == 5; i++) {
+            n++;
+            wrong += strcmp(run((struct step){.kind = STEP_NFKC}, columns[i]), columns[3]) != 0;
+            wrong += strcmp(run((struct step){.kind = STEP_NFKD}, columns[i]), columns[4]) != 0;
+            if (i < 3) {
+                wrong += strcmp(run((struct step){.kind = STEP_NFC}, columns[i]), columns[1]) != 0;
+                wrong += strcmp(run((struct step){.kind = STEP_NFD}, columns[i]), columns[2]) != 0;
+            }
+        }
+        line = end ? end + 1 : NULL;
+    }
+    EXPECT(n > 80000);
+    EXPECT_INT(wrong, 0);
+    free(file);
+}
+
+TEST(steps_do_what_they_say)
+{
+    EXPECT_STR(run((struct step){.kind = STEP_PREPEND, .to = "x"}, "ab"), "xab");
+    EXPECT_STR(run((struct step){.kind = STEP_PREPEND, .to = "x"}, ""), "");
+    EXPECT_STR(run((struct step){.kind = STEP_REPLACE, .from = "aa", .to = "b"}, "aaaxa"), "baxa");
+    EXPECT_STR(run((struct step){.kind = STEP_REPLACE, .from = "a"}, "aba"), "b");
+    EXPECT_STR(run((struct step){.kind = STEP_LOWERCASE}, "A\xC3\x84 \xCE\xA3"),
+               "a\xC3\xA4 \xCF\x83");
+    EXPECT_STR(run((struct step){.kind = STEP_STRIP_ACCENTS}, "e\xCC\x81x"), "ex");
+    EXPECT_STR(run((struct step){.kind = STEP_STRIP, .left = true}, " \xE3\x80\x80 a "), "a ");
+    EXPECT_STR(run((struct step){.kind = STEP_STRIP, .right = true}, " a\xC2\xA0\n"), " a");
+    EXPECT_STR(run((struct step){.kind = STEP_STRIP, .left = true, .right = true}, " \t "), "");
+}
+
+TEST(spaces_and_word_characters)
+{
+    EXPECT_INT(normal_space_at(" x", 2), 1);
+    EXPECT_INT(normal_space_at("\xE3\x80\x80", 3), 3);
+    EXPECT_INT(normal_space_at("\xE2\x80\x8B", 3), 0); /* U+200B is none */
+    EXPECT_INT(normal_space_at("\xE1\xA0\x8E", 3), 0); /* nor is U+180E any more */
+    EXPECT_INT(normal_space_at("", 0), 0);
+    EXPECT(normal_word_at("a", 1) && normal_word_at("_", 1) && normal_word_at("7", 1));
+    EXPECT(normal_word_at("\xC3\xA9", 2) && normal_word_at("\xCC\x81", 2));
+    EXPECT(!normal_word_at("-", 1) && !normal_word_at("", 0) && !normal_word_at("\xFF", 1));
+    EXPECT(normal_word_before("x\xC3\xA9", 3) && !normal_word_before("x ", 2));
+    EXPECT(!normal_word_before("", 0));
+}
