@@ -47,6 +47,8 @@ static uint64_t fingerprint(const struct engine_info *info)
 
 static void write_head(struct exchange *x, struct answer *a)
 {
+    if (a->form->flat)
+        return;
     buf_format(&a->head, "{\"id\":\"%s%016llx%016llx\",\"object\":\"%s\",\"created\":%lld,",
                a->form->id_prefix, (unsigned long long)random_bits(),
                (unsigned long long)random_bits(),
@@ -89,12 +91,18 @@ static void write_usage(const struct answer *a, struct buf *out)
 static void begin_frame(struct answer *a, const struct choice *c, struct buf *out)
 {
     sse_begin(out);
-    buf_add(out, a->head.data, a->head.size);
+    if (!a->form->flat)
+        buf_add(out, a->head.data, a->head.size);
     buf_format(out, "{\"index\":%d,", c->index);
 }
 
 static void end_frame(struct answer *a, const struct choice *c, struct buf *out)
 {
+    if (a->form->flat) {
+        buf_byte(out, '}');
+        sse_end(out);
+        return;
+    }
     buf_text(out, "}]");
     if (!a->began && a->form->ids_on_top && a->request.return_token_ids) {
         buf_text(out, ",\"prompt_token_ids\":");
@@ -136,7 +144,7 @@ static void write_end_frame(struct answer *a, struct choice *c, struct buf *out)
 
 static void end_stream(struct exchange *x, struct answer *a)
 {
-    if (a->request.include_usage) {
+    if (a->request.include_usage && !a->form->flat) {
         sse_begin(&x->out);
         buf_add(&x->out, a->head.data, a->head.size);
         buf_text(&x->out, "],\"usage\":");
@@ -144,30 +152,42 @@ static void end_stream(struct exchange *x, struct answer *a)
         buf_byte(&x->out, '}');
         sse_end(&x->out);
     }
-    sse_done(&x->out);
+    if (!a->form->flat)
+        sse_done(&x->out);
     exchange_end(x);
 }
 
 /* ---- whole */
 
+static void write_whole(struct answer *a, struct buf *out)
+{
+    if (a->form->flat) {
+        buf_text(out, "{\"index\":0,");
+        a->form->write_whole(a, &a->choices[0], out);
+        buf_byte(out, '}');
+        return;
+    }
+    buf_add(out, a->head.data, a->head.size);
+    for (int i = 0; i < a->n_choices; i++) {
+        buf_format(out, i ? ",{\"index\":%d," : "{\"index\":%d,", i);
+        a->form->write_whole(a, &a->choices[i], out);
+        buf_byte(out, '}');
+    }
+    buf_byte(out, ']');
+    if (a->form->ids_on_top && a->request.return_token_ids) {
+        buf_text(out, ",\"prompt_token_ids\":");
+        answer_write_prompt_ids(a, &a->choices[0], out);
+    }
+    buf_text(out, ",\"usage\":");
+    write_usage(a, out);
+    buf_byte(out, '}');
+}
+
 static void answer_whole(struct exchange *x, struct answer *a)
 {
     struct buf out;
     buf_init(&out, 0);
-    buf_add(&out, a->head.data, a->head.size);
-    for (int i = 0; i < a->n_choices; i++) {
-        buf_format(&out, i ? ",{\"index\":%d," : "{\"index\":%d,", i);
-        a->form->write_whole(a, &a->choices[i], &out);
-        buf_byte(&out, '}');
-    }
-    buf_byte(&out, ']');
-    if (a->form->ids_on_top && a->request.return_token_ids) {
-        buf_text(&out, ",\"prompt_token_ids\":");
-        answer_write_prompt_ids(a, &a->choices[0], &out);
-    }
-    buf_text(&out, ",\"usage\":");
-    write_usage(a, &out);
-    buf_byte(&out, '}');
+    write_whole(a, &out);
     if (out.failed)
         exchange_fail(x, &(struct err){.code = out.failed, .text = "no memory for the answer"});
     else

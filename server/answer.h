@@ -22,6 +22,7 @@ struct answer_form {
     enum choice_shape shape;
     bool role_first; /* every choice begins with a chunk of its own */
     bool ids_on_top; /* prompt_token_ids stand in the answer, not in its choices */
+    bool flat; /* one choice, whose members are the answer's own: no envelope, no [DONE] */
     /* The members of a choice after its index: of a whole answer; of a chunk with what is pending;
      * of the chunk that ends it. */
     void (*write_whole)(struct answer *a, struct choice *c, struct buf *out);

@@ -32,12 +32,33 @@ static int echo_text(struct exchange *x, int i, struct err *err)
     return code ? err_set(err, code, "out of memory for the echo of a prompt") : 0;
 }
 
+/* All prompts of a request with a suffix: texts, as request_parse_completion saw to. */
+static int fill_prompts(struct exchange *x, struct err *err)
+{
+    struct answer *a = x->api;
+    struct request *r = &a->request;
+    struct fim fim;
+    int code = prompt_find_fim(a->tok, "suffix", &fim, err);
+    if (!code && !r->ignore_eos)
+        code = request_add_stop_ids(r, fim.ends, fim.n_ends, &x->arena, err);
+    for (int i = 0; i < a->n_prompts && !code; i++) {
+        const json_t *one =
+            json_is_array(r->prompt) ? json_array_get(r->prompt, (size_t)i) : r->prompt;
+        code = prompt_fill(a->tok, &fim, json_string_value(one), json_string_length(one), r->suffix,
+                           r->suffix_size, &a->prompts[i], err);
+        a->prompts[i].text = NULL; /* it goes with the JSON, and nothing echoes it */
+    }
+    return code;
+}
+
 static int take_prompts(struct exchange *x, int n_prompts, struct err *err)
 {
     struct answer *a = x->api;
     const struct request *r = &a->request;
     int code = answer_prompts(x, n_prompts, err);
-    for (int i = 0; i < n_prompts && !code; i++)
+    if (!code && r->suffix)
+        code = fill_prompts(x, err);
+    for (int i = 0; i < n_prompts && !code && !r->suffix; i++)
         code = prompt_take(r->prompt, i, a->tok, r->add_special_tokens, &x->arena, &a->prompts[i],
                            err);
     if (!code)

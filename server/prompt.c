@@ -145,6 +145,29 @@ int prompt_take(const json_t *member, int i, const struct tokenizer *tok, int ad
     return 0;
 }
 
+int prompt_find_fim(const struct tokenizer *tok, const char *param, struct fim *out,
+                    struct err *err)
+{
+    if (fim_find(tok, out))
+        return 0;
+    return err_param(err, ERR_UNSUPPORTED_PARAM, param,
+                     "Unsupported parameter: '%s' is not supported by this model: its tokenizer "
+                     "has no tokens for fill-in-the-middle.",
+                     param);
+}
+
+int prompt_fill(const struct tokenizer *tok, const struct fim *fim, const char *prefix,
+                size_t n_prefix, const char *suffix, size_t n_suffix, struct prompt *out,
+                struct err *err)
+{
+    memset(out, 0, sizeof *out);
+    out->text = prefix;
+    out->text_size = n_prefix;
+    int code = fim_encode(tok, fim, prefix, n_prefix, suffix, n_suffix, &out->tokens, err);
+    out->added_bos = !code && out->tokens.ids[0] == tokenizer_bos(tok);
+    return code;
+}
+
 void prompt_free(struct prompt *p)
 {
     if (p)

@@ -9,6 +9,7 @@
 
 #include "engine/base/arena.h"
 #include "engine/base/err.h"
+#include "engine/template/fim.h"
 #include "engine/tokenizer/tokenizer.h"
 
 enum { PROMPT_TEXT_BYTES_MAX = 4 << 20 };
@@ -37,6 +38,15 @@ int prompt_take(const json_t *member, int i, const struct tokenizer *tok, int ad
 int prompt_encode(const struct tokenizer *tok, const char *text, size_t n,
                   const struct text_span *spans, size_t n_spans, bool add_bos,
                   struct token_list *out, bool *added, struct err *err);
+
+/* The model's way of filling in; ERR_UNSUPPORTED_PARAM with param when it has none. */
+int prompt_find_fim(const struct tokenizer *tok, const char *param, struct fim *out,
+                    struct err *err);
+
+/* The prompt that asks for what stands between prefix (kept as out->text, borrowed) and suffix. */
+int prompt_fill(const struct tokenizer *tok, const struct fim *fim, const char *prefix,
+                size_t n_prefix, const char *suffix, size_t n_suffix, struct prompt *out,
+                struct err *err);
 
 void prompt_free(struct prompt *p);
 

@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "engine/base/buf.h"
 #include "server/field.h"
 #include "server/json_budget.h"
 #include "server/messages.h"
@@ -451,6 +452,24 @@ static int parse_best_of(const struct request *r, struct err *err)
                      "Unsupported value: 'best_of' above 'n' is not supported.");
 }
 
+/* A suffix to fill in before; an empty one asks for nothing. */
+static int parse_suffix(struct request *r, struct err *err)
+{
+    struct field_string suffix = {"", 0};
+    TRY(field_string(r->root, "suffix", PROMPT_TEXT_BYTES_MAX, &suffix, err));
+    if (!suffix.size)
+        return 0;
+    if (r->echo)
+        return err_param(err, ERR_VALUE, "suffix", "'suffix' and 'echo' exclude each other.");
+    const json_t *first = json_is_array(r->prompt) ? json_array_get(r->prompt, 0) : r->prompt;
+    if (!json_is_string(first))
+        return err_param(err, ERR_VALUE, "prompt",
+                         "Invalid 'prompt': with 'suffix' it must be text, not token ids.");
+    r->suffix = suffix.text;
+    r->suffix_size = suffix.size;
+    return 0;
+}
+
 static int parse_completion_fields(struct request *r, const struct request_limits *limits,
                                    struct arena *arena, struct err *err)
 {
@@ -475,8 +494,94 @@ static int parse_completion_fields(struct request *r, const struct request_limit
                          "Invalid 'prompt': %d prompts times 'n' = %d are more than the %d "
                          "sequences one request may have.",
                          r->n_prompts, r->n, REQUEST_SEQUENCES_MAX);
-    return r->n_prompts;
+    TRY(r->n_prompts);
+    return parse_suffix(r, err);
 }
+
+/* ---- infill */
+
+/* input_extra: what else the editor has open: [{"filename":..,"text":..}..] */
+static int check_extra(const json_t *root, struct err *err)
+{
+    const json_t *extra = NULL;
+    TRY(field_array(root, "input_extra", &extra, err));
+    for (size_t i = 0; i < json_array_size(extra); i++) {
+        struct field_string text;
+        const json_t *one = json_array_get(extra, i);
+        if (!json_is_object(one))
+            return field_type_error(err, "input_extra", "an array of objects", one);
+        int code = field_string(one, "text", PROMPT_TEXT_BYTES_MAX, &text, err);
+        TRY(nested(err, "input_extra", code));
+        if (!code)
+            return err_param(err, ERR_MISSING, "input_extra.text",
+                             "Missing required parameter: 'input_extra.text'.");
+    }
+    return 0;
+}
+
+static int parse_infill_fields(struct request *r, const struct request_limits *limits,
+                               struct arena *arena, struct err *err)
+{
+    static const char *const texts[] = {"input_prefix", "prompt"};
+    struct field_string suffix = {"", 0}, text;
+    int64_t tokens = -1;
+    TRY(parse_shared(r, limits, arena, err));
+    TRY(request_refuse_completion(r->root, err));
+    if (r->n != 1)
+        return err_param(err, ERR_VALUE, "n", "Invalid 'n': an infill has one answer.");
+    TRY(parse_max_tokens(r, 0, err));
+    TRY(field_int(r->root, "n_predict", -1, INT64_MAX, &tokens, err));
+    if (tokens >= 0)
+        r->max_tokens = tokens > INT_MAX ? INT_MAX : (int)tokens;
+    for (size_t i = 0; i < sizeof texts / sizeof texts[0]; i++)
+        TRY(field_string(r->root, texts[i], PROMPT_TEXT_BYTES_MAX, &text, err));
+    TRY(field_string(r->root, "input_suffix", PROMPT_TEXT_BYTES_MAX, &suffix, err));
+    r->suffix = suffix.text;
+    r->suffix_size = suffix.size;
+    return check_extra(r->root, err);
+}
+
+static void add_text(struct buf *out, const json_t *object, const char *name, const char *end)
+{
+    struct field_string text;
+    if (field_string(object, name, PROMPT_TEXT_BYTES_MAX, &text, NULL) <= 0)
+        return;
+    buf_add(out, text.text, text.size);
+    buf_text(out, end);
+}
+
+int request_infill_prefix(const struct request *r, struct arena *arena, const char **text,
+                          size_t *size, struct err *err)
+{
+    const json_t *extra = field_get(r->root, "input_extra");
+    struct buf out;
+    buf_init(&out, 0);
+    for (size_t i = 0; i < json_array_size(extra); i++)
+        add_text(&out, json_array_get(extra, i), "text", "\n");
+    add_text(&out, r->root, "input_prefix", "");
+    add_text(&out, r->root, "prompt", "");
+    *size = out.size;
+    *text = out.failed ? NULL : arena_copy(arena, out.data ? out.data : "", out.size);
+    buf_free(&out);
+    return *text ? 0 : no_memory(err);
+}
+
+int request_add_stop_ids(struct request *r, const int32_t *ids, int n, struct arena *arena,
+                         struct err *err)
+{
+    if (!n)
+        return 0;
+    int32_t *all = arena_array(arena, (size_t)r->n_stop_token_ids + (size_t)n, sizeof *all);
+    if (!all)
+        return no_memory(err);
+    if (r->n_stop_token_ids)
+        memcpy(all, r->stop_token_ids, (size_t)r->n_stop_token_ids * sizeof *all);
+    memcpy(all + r->n_stop_token_ids, ids, (size_t)n * sizeof *all);
+    r->stop_token_ids = all;
+    r->n_stop_token_ids += n;
+    return 0;
+}
+
 
 static int parse(struct request *r, const char *text, size_t n, const struct request_limits *limits,
                  struct arena *arena, struct err *err,
@@ -511,6 +616,12 @@ int request_parse_completion(struct request *r, const char *text, size_t n,
     return parse(r, text, n, limits, arena, err, parse_completion_fields);
 }
 
+int request_parse_infill(struct request *r, const char *text, size_t n,
+                         const struct request_limits *limits, struct arena *arena, struct err *err)
+{
+    return parse(r, text, n, limits, arena, err, parse_infill_fields);
+}
+
 void request_free(struct request *r)
 {
     if (!r)
@@ -520,4 +631,5 @@ void request_free(struct request *r)
     json_decref(r->root);
     r->messages = r->kwargs = r->root = NULL;
     r->prompt = NULL;
+    r->suffix = NULL;
 }

@@ -61,6 +61,9 @@ struct request {
     bool echo;
     const json_t *prompt; /* string or array, borrowed from root; see prompt.h */
     int n_prompts;        /* what it holds; n_prompts x n <= REQUEST_SEQUENCES_MAX */
+    /* completions, infill; borrowed from root */
+    const char *suffix; /* NULL: nothing is to be filled in; else all prompts are texts */
+    size_t suffix_size;
 
     json_t *root; /* the body */
 };
@@ -73,6 +76,18 @@ int request_parse_chat(struct request *r, const char *text, size_t n,
 int request_parse_completion(struct request *r, const char *text, size_t n,
                              const struct request_limits *limits, struct arena *arena,
                              struct err *err);
+/* llama.cpp's POST /infill: its names of fields, suffix set, prompt not (see
+ * request_infill_prefix); n is 1. */
+int request_parse_infill(struct request *r, const char *text, size_t n,
+                         const struct request_limits *limits, struct arena *arena, struct err *err);
+/* Everything before the gap, in the arena: the texts of input_extra, a line each, input_prefix,
+ * prompt. Before request_free. */
+int request_infill_prefix(const struct request *r, struct arena *arena, const char **text,
+                          size_t *size, struct err *err);
+
+/* Stop at these tokens, too. */
+int request_add_stop_ids(struct request *r, const int32_t *ids, int n, struct arena *arena,
+                         struct err *err);
 
 /* Let go of the JSON; what lives in the arena stays. NULL and zeroed allowed. */
 void request_free(struct request *r);

@@ -40,7 +40,6 @@ static const struct refuse_row refuse_chat[] = {
 };
 
 static const struct refuse_row refuse_completion[] = {
-    {"suffix", REFUSE_STRING},
     {"prompt_embeds", REFUSE_SET},
 };
 

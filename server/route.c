@@ -12,6 +12,7 @@ const struct route route_table[] = {
     {"POST", "/v1/chat/completions", api_chat, .body = true, .model = true, .label = "chat"},
     {"POST", "/v1/completions", api_completions, .body = true, .model = true,
      .label = "completions"},
+    {"POST", "/infill", api_infill, .body = true, .model = true, .label = "infill"},
     {"GET", "/v1/models", api_models, .model = true, .label = "models"},
     {"GET", "/v1/models/*", api_model, .model = true, .label = "model"},
     {"GET", "/health", api_health, .open = true, .quiet = true, .label = "health"},

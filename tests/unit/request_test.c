@@ -20,7 +20,7 @@ static struct arena arena;
 static struct request request;
 static struct err error;
 
-enum api { CHAT, COMPLETION };
+enum api { CHAT, COMPLETION, INFILL };
 
 static int parse_bytes(enum api api, const char *text, size_t n)
 {
@@ -33,8 +33,12 @@ static int parse_bytes(enum api api, const char *text, size_t n)
     /* exactly n bytes on the heap: a read past the end is seen by sanitizers */
     char *copy = malloc(n + 1);
     memcpy(copy, text, n);
-    int code = api == CHAT ? request_parse_chat(&request, copy, n, &limits, &arena, &error)
-                           : request_parse_completion(&request, copy, n, &limits, &arena, &error);
+    int (*const parsers[])(struct request *, const char *, size_t, const struct request_limits *,
+                           struct arena *, struct err *) = {
+        [CHAT] = request_parse_chat,
+        [COMPLETION] = request_parse_completion,
+        [INFILL] = request_parse_infill};
+    int code = parsers[api](&request, copy, n, &limits, &arena, &error);
     free(copy);
     return code;
 }
@@ -241,8 +245,11 @@ TEST(completion_fields_have_openai_errors)
         {"\"best_of\":2,\"n\":3", ERR_VALUE, "best_of"},
         {"\"best_of\":3,\"n\":3", 0, ""},
         {"\"best_of\":3", ERR_UNSUPPORTED_VALUE, "best_of"},
-        {"\"suffix\":\"end\"", ERR_UNSUPPORTED_PARAM, "suffix"},
+        {"\"suffix\":\"end\"", 0, ""},
         {"\"suffix\":\"\"", 0, ""},
+        {"\"suffix\":5", ERR_TYPE, "suffix"},
+        {"\"suffix\":\"end\",\"echo\":true", ERR_VALUE, "suffix"},
+        {"\"suffix\":\"\",\"echo\":true", 0, ""},
         {"\"echo\":true,\"stream\":true", 0, ""},
         {"\"echo\":1", ERR_TYPE, "echo"},
     };
@@ -578,4 +585,66 @@ TEST(json_test_suite)
     }
     closedir(dir);
     EXPECT_INT(n, 318);
+}
+
+/* ---- fill-in-the-middle */
+
+TEST(suffix_goes_with_texts)
+{
+    EXPECT_INT(parse(COMPLETION, "\"suffix\":\"end\""), 0);
+    EXPECT(request.suffix_size == 3 && !memcmp(request.suffix, "end", 3));
+    EXPECT_INT(parse(COMPLETION, "\"suffix\":\"\""), 0);
+    EXPECT(request.suffix == NULL);
+    EXPECT_INT(parse_text(COMPLETION, "{\"prompt\":[\"a\",\"b\"],\"suffix\":\"c\"}"), 0);
+    EXPECT(request.suffix != NULL && request.n_prompts == 2);
+    EXPECT_INT(parse_text(COMPLETION, "{\"prompt\":[1,2],\"suffix\":\"c\"}"), ERR_VALUE);
+    EXPECT_STR(error.param, "prompt");
+    EXPECT_INT(parse_text(COMPLETION, "{\"prompt\":[[1],[2]],\"suffix\":\"c\"}"), ERR_VALUE);
+    EXPECT_STR(error.param, "prompt");
+    EXPECT_INT(parse_text(COMPLETION, "{\"prompt\":[1,2],\"suffix\":\"\"}"), 0);
+}
+
+TEST(infill_fields)
+{
+    static const struct row rows[] = {
+        {"{}", 0, ""},
+        {"{\"input_prefix\":5}", ERR_TYPE, "input_prefix"},
+        {"{\"input_suffix\":{}}", ERR_TYPE, "input_suffix"},
+        {"{\"prompt\":[1]}", ERR_TYPE, "prompt"},
+        {"{\"n_predict\":-1}", 0, ""},
+        {"{\"n_predict\":-2}", ERR_INT_MIN, "n_predict"},
+        {"{\"n\":2}", ERR_VALUE, "n"},
+        {"{\"input_extra\":\"x\"}", ERR_TYPE, "input_extra"},
+        {"{\"input_extra\":[null]}", ERR_TYPE, "input_extra"},
+        {"{\"input_extra\":[{\"text\":1}]}", ERR_TYPE, "input_extra.text"},
+        {"{\"input_extra\":[{\"filename\":\"a\"}]}", ERR_MISSING, "input_extra.text"},
+        {"{\"top_k\":40,\"cache_prompt\":true,\"samplers\":[\"top_k\"]}", 0, ""},
+        {"{\"grammar\":\"root ::= x\"}", ERR_UNSUPPORTED_PARAM, "grammar"},
+    };
+    EXPECT_ROWS(INFILL, rows, true);
+    const char *text;
+    size_t size;
+    EXPECT_INT(parse_text(INFILL, "{\"input_prefix\":\"b\",\"input_suffix\":\"d\",\"prompt\":\"c\","
+                                  "\"n_predict\":7,\"input_extra\":[{\"text\":\"a\"}]}"), 0);
+    EXPECT(request.max_tokens == 7 && request.suffix_size == 1 && request.suffix[0] == 'd');
+    EXPECT_INT(request_infill_prefix(&request, &arena, &text, &size, &error), 0);
+    EXPECT(size == 4 && !memcmp(text, "a\nbc", 4));
+    EXPECT_INT(parse_text(INFILL, "{\"max_tokens\":3}"), 0);
+    EXPECT(request.max_tokens == 3 && request.suffix != NULL && request.suffix_size == 0);
+    EXPECT_INT(request_infill_prefix(&request, &arena, &text, &size, &error), 0);
+    EXPECT_INT(size, 0);
+}
+
+TEST(stop_ids_are_added)
+{
+    static const int32_t more[] = {7, 8};
+    EXPECT_INT(parse(COMPLETION, "\"stop_token_ids\":[5]"), 0);
+    EXPECT_INT(request_add_stop_ids(&request, more, 2, &arena, &error), 0);
+    EXPECT(request.n_stop_token_ids == 3 && request.stop_token_ids[0] == 5);
+    EXPECT(request.stop_token_ids[1] == 7 && request.stop_token_ids[2] == 8);
+    EXPECT_INT(parse(COMPLETION, ""), 0);
+    EXPECT_INT(request_add_stop_ids(&request, more, 0, &arena, &error), 0);
+    EXPECT_INT(request.n_stop_token_ids, 0);
+    EXPECT_INT(request_add_stop_ids(&request, more, 1, &arena, &error), 0);
+    EXPECT(request.n_stop_token_ids == 1 && request.stop_token_ids[0] == 7);
 }

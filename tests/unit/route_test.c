@@ -17,6 +17,7 @@ TEST(rows_are_found_by_method_and_path)
     const char *allow;
     EXPECT(find("POST", "/v1/chat/completions", &allow)->handle == api_chat);
     EXPECT(find("POST", "/v1/completions", &allow)->handle == api_completions);
+    EXPECT(find("POST", "/infill", &allow)->handle == api_infill);
     EXPECT(find("GET", "/v1/models", &allow)->handle == api_models);
     EXPECT(find("GET", "/health", &allow)->handle == api_health);
     EXPECT(find("HEAD", "/metrics", &allow)->handle == api_metrics);
@@ -64,7 +65,8 @@ TEST(only_probes_are_open)
         const char *path = route_table[i].path;
         bool probe = strcmp(path, "/health") == 0 || strcmp(path, "/ready") == 0;
         EXPECT_INT(route_table[i].open, probe);
-        EXPECT_INT(route_table[i].model, strncmp(path, "/v1/", 4) == 0);
+        bool answers = strncmp(path, "/v1/", 4) == 0 || strcmp(path, "/infill") == 0;
+        EXPECT_INT(route_table[i].model, answers);
         EXPECT(route_table[i].label != NULL);
     }
 }
