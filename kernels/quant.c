@@ -124,6 +124,17 @@ static void decode_q4_0(const void *row, float *out, size_t n)
 #define DECODE_QUANT_BF16 decode_bf16
 #define DECODE_QUANT_Q8_0 decode_q8_0
 #define DECODE_QUANT_Q4_0 decode_q4_0
+#define DECODE_QUANT_Q4_1 quant_decode_q4_1
+#define DECODE_QUANT_Q5_0 quant_decode_q5_0
+#define DECODE_QUANT_Q5_1 quant_decode_q5_1
+#define DECODE_QUANT_IQ4_NL quant_decode_iq4_nl
+#define DECODE_QUANT_MXFP4 quant_decode_mxfp4
+#define DECODE_QUANT_Q2_K quant_decode_q2_k
+#define DECODE_QUANT_Q3_K quant_decode_q3_k
+#define DECODE_QUANT_Q4_K quant_decode_q4_k
+#define DECODE_QUANT_Q5_K quant_decode_q5_k
+#define DECODE_QUANT_Q6_K quant_decode_q6_k
+#define DECODE_QUANT_IQ4_XS quant_decode_iq4_xs
 const struct quant_format quant_formats[QUANT_COUNT] = {QUANT_LIST(QUANT_ROW)};
 
 int quant_from_gguf(uint32_t gguf_type)
@@ -206,6 +217,11 @@ static void encode_q4_0(const float *in, uint8_t *at, size_t n)
     }
 }
 
+bool quant_encodes(enum quant_type type)
+{
+    return type <= QUANT_Q4_0;
+}
+
 void quant_encode(enum quant_type type, const float *in, void *row, size_t n)
 {
     uint8_t *at = row;
@@ -227,7 +243,7 @@ void quant_encode(enum quant_type type, const float *in, void *row, size_t n)
     case QUANT_Q4_0:
         encode_q4_0(in, at, n);
         break;
-    case QUANT_COUNT:
+    default: /* see quant_encodes */
         break;
     }
 }

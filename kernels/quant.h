@@ -1,14 +1,26 @@
 /* quant: THE LIST of storage formats: layouts and scalar decode. Compiles as C11 and CUDA C++.
  *
  * A row of a matrix is n values in blocks of `block` values, `bytes` bytes each, without padding.
- * Layouts are those of GGUF files (the format's specification, ggml-common.h's block structs):
- *   Q8_0: f16 scale d, int8 q[32];            value i = d * q[i]
- *   Q4_0: f16 scale d, uint8 q[16]; value i = d * ((q[i] & 15) - 8),
- *                                   value i + 16 = d * ((q[i] >> 4) - 8), i in 0..15
- * Pure functions and constant tables; any thread. */
+ * Layouts are those of GGUF files (the format's specification, ggml-common.h's block structs). d
+ * and m are float16 scales; q a value's bits as an unsigned number; i counts the values of a block,
+ * and low / high are the nibbles of a byte. Q8_0  d, int8 q[32]:                  d q Q4_0  d,
+ * qs[16]:                      d (q - 8)         low: i < 16, high: i + 16 Q4_1  d, m, qs[16]: d q
+ * + m Q5_0  d, qh[4], qs[16]:               d (q - 16)        bit i of qh is q's fifth Q5_1  d, m,
+ * qh[4], qs[16]:            d q + m IQ4_NL  d, qs[16]:                    d table[q]
+ * quant_iq4_values MXFP4 e, qs[16]:                      2^(e - 128) table[q]   quant_mxfp4_values:
+ * twice E2M1 The others have blocks of 256 values; s = i / 32 and h = i / 16 number their parts, p
+ * = i / 128: Q2_K  sm[16], qs[64], d, m:           d (sm[h] & 15) q - m (sm[h] >> 4) q: bits 2 (s %
+ * 4) of qs[32 p + i % 32] Q3_K  hm[32], qs[64], sc[12], d:      d (scale h - 32) (q - 4)   bit s of
+ * hm[i % 32] is q's third Q4_K  d, m, sm[12], qs[128]:          d (scale s) q - m (min s)  qs[32 (s
+ * / 2) + i % 32], high for odd s Q5_K  d, m, sm[12], qh[32], qs[128]:  as Q4_K; bit s of qh[i % 32]
+ * is q's fifth Q6_K  ql[128], qh[64], int8 sc[16], d: d sc[h] (q - 32)   ql[64 p + i % 64], high
+ * for s % 4 > 1; bits 2 (s % 4) of qh[32 p + i % 32] above them IQ4_XS  d, sh[2], sl[4], qs[128]:
+ * d (scale s - 32) table[q]  qs[16 s + i % 16], high for i % 32 > 15 How 6-bit scales are packed
+ * stands at quant_k.c's readers. Pure functions and constant tables; any thread. */
 #ifndef SIROCCO_QUANT_H
 #define SIROCCO_QUANT_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -18,7 +30,18 @@
     X(QUANT_F16, "F16", 1, 2, 1)                                                                   \
     X(QUANT_BF16, "BF16", 1, 2, 30)                                                                \
     X(QUANT_Q8_0, "Q8_0", 32, 34, 8)                                                               \
-    X(QUANT_Q4_0, "Q4_0", 32, 18, 2)
+    X(QUANT_Q4_0, "Q4_0", 32, 18, 2)                                                               \
+    X(QUANT_Q4_1, "Q4_1", 32, 20, 3)                                                               \
+    X(QUANT_Q5_0, "Q5_0", 32, 22, 6)                                                               \
+    X(QUANT_Q5_1, "Q5_1", 32, 24, 7)                                                               \
+    X(QUANT_IQ4_NL, "IQ4_NL", 32, 18, 20)                                                          \
+    X(QUANT_MXFP4, "MXFP4", 32, 17, 39)                                                            \
+    X(QUANT_Q2_K, "Q2_K", 256, 84, 10)                                                             \
+    X(QUANT_Q3_K, "Q3_K", 256, 110, 11)                                                            \
+    X(QUANT_Q4_K, "Q4_K", 256, 144, 12)                                                            \
+    X(QUANT_Q5_K, "Q5_K", 256, 176, 13)                                                            \
+    X(QUANT_Q6_K, "Q6_K", 256, 210, 14)                                                            \
+    X(QUANT_IQ4_XS, "IQ4_XS", 256, 136, 23)
 
 #define QUANT_ENUM(id, name, block, bytes, gguf) id,
 enum quant_type { QUANT_LIST(QUANT_ENUM) QUANT_COUNT };
@@ -39,6 +62,22 @@ extern "C" {
 
 extern const struct quant_format quant_formats[QUANT_COUNT];
 
+extern const int8_t quant_iq4_values[16];
+extern const int8_t quant_mxfp4_values[16];
+
+/* Decoders of quant_k.c; see quant_format.decode. */
+void quant_decode_q4_1(const void *row, float *out, size_t n);
+void quant_decode_q5_0(const void *row, float *out, size_t n);
+void quant_decode_q5_1(const void *row, float *out, size_t n);
+void quant_decode_iq4_nl(const void *row, float *out, size_t n);
+void quant_decode_mxfp4(const void *row, float *out, size_t n);
+void quant_decode_q2_k(const void *row, float *out, size_t n);
+void quant_decode_q3_k(const void *row, float *out, size_t n);
+void quant_decode_q4_k(const void *row, float *out, size_t n);
+void quant_decode_q5_k(const void *row, float *out, size_t n);
+void quant_decode_q6_k(const void *row, float *out, size_t n);
+void quant_decode_iq4_xs(const void *row, float *out, size_t n);
+
 int quant_from_gguf(uint32_t gguf_type);     /* a quant_type, or -1 */
 int quant_from_name(const char *name);       /* "f32", "Q8_0": any case; or -1 */
 /* Bytes of a row of n values; 0 when n is not a multiple of the block or the product wraps. */
@@ -49,8 +88,10 @@ uint16_t quant_f32_to_f16(float f);  /* round to nearest, ties to even */
 float quant_bf16_to_f32(uint16_t h);
 uint16_t quant_f32_to_bf16(float f); /* round to nearest, ties to even; NaN stays NaN */
 
-/* Encode n values (a multiple of block), rounding to nearest: scale amax/127 for Q8_0; for Q4_0 the
- * value of largest magnitude is mapped to -8. Used by tests and by later quantizers. */
+/* Encode n values (a multiple of block) as F32, F16, BF16, Q8_0 or Q4_0, the formats that
+ * quant_encodes: rounding to nearest, scale amax/127 for Q8_0; for Q4_0 the value of largest
+ * magnitude is mapped to -8. */
+bool quant_encodes(enum quant_type type);
 void quant_encode(enum quant_type type, const float *in, void *row, size_t n);
 
 #ifdef __cplusplus

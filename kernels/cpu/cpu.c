@@ -279,7 +279,7 @@ static size_t quantized_bytes(int n_max, int cols_max, size_t *d_at, size_t *sum
 
     *d_at = (q + ALIGN - 1) / ALIGN * ALIGN;
     *sums_at = *d_at + (blocks * sizeof(float) + ALIGN - 1) / ALIGN * ALIGN;
-    return *sums_at + blocks * sizeof(int32_t);
+    return *sums_at + 2 * blocks * sizeof(int32_t);
 }
 
 static size_t device_linear_workspace(int n_max, int cols_max)

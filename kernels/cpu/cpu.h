@@ -17,13 +17,12 @@ struct cpu_features {
     bool vnni, bf16;      /* only with avx512 */
 };
 
-/* Rows of activations quantized to int8 in blocks of 32: value = d * q. Of every 4 neighbours,
- * which the integer dot product adds up at once, `sums` keeps the sum. A block that holds a NaN or
+/* Rows of activations quantized to int8 in blocks of 32: value = d * q. A block that holds a NaN or
  * an infinity has d = NaN, so that its outputs are NaN. */
 struct cpu_quantized {
     int8_t *q;     /* [n][cols] */
     float *d;      /* [n][cols / 32] */
-    int32_t *sums; /* [n][cols / 32]: sum of the block's q */
+    int32_t *sums; /* [n][cols / 16]: sums of 16 q each */
 };
 
 /* Rows row0 .. row1 - 1 of one job, for all n inputs. */

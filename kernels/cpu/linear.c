@@ -8,15 +8,16 @@
  * the AVX-512 variant here the bandwidth of memory, 129, 156, 271 and 320. It also picks other
  * kernels, with other orders of addition, for other numbers of inputs.
  *
- * Float formats keep the activations in float32. Q8_0 and Q4_0 variants may ask for activations
- * quantized to int8 in blocks of 32 (linear_quantized), which is done here, once per call, and
- * bounds their accuracy; the plain loop decodes the weights and stays in float32. */
+ * Float formats keep the activations in float32. The block formats' variants may ask for
+ * activations quantized to int8 in blocks of 32 (linear_quantized), which is done here, once per
+ * call, and bounds their accuracy; the plain loop decodes the weights and stays in float32. */
 #include "kernels/cpu/cpu.h"
 
 #include <math.h>
 #include <string.h>
 
-enum { BLOCK = 32, LANES = 8, CHUNK = 256, TOKENS = 16, ROWS_UNIT = 32, SLICES_PER_THREAD = 6 };
+enum { BLOCK = 32, HALF = 16, LANES = 8, CHUNK = 256, TOKENS = 16 };
+enum { ROWS_UNIT = 32, SLICES_PER_THREAD = 6 };
 
 /* ---- the plain loop ---- */
 
@@ -68,10 +69,10 @@ static void quantize_row(const float *in, int64_t cols, int8_t *q, float *d, int
         }
         float inverse = most > 0x1p-120f ? 127 / most : 0;
         d[b] = most / 127 + poison;
-        sums[b] = 0;
+        sums[2 * b] = sums[2 * b + 1] = 0;
         for (int i = 0; i < BLOCK; i++) {
             q[i] = poison == 0 ? (int8_t)lrintf(in[i] * inverse) : 0;
-            sums[b] += q[i];
+            sums[2 * b + i / HALF] += q[i];
         }
     }
 }
@@ -102,7 +103,7 @@ static void quantize_slice(void *arg, int i, int thread)
 
     (void)thread;
     work->d->ops.quantize_row(work->a->in + i * cols, cols, x->q + i * cols, x->d + i * blocks,
-                              x->sums + i * blocks);
+                              x->sums + 2 * i * blocks);
 }
 
 static void linear_slice(void *arg, int i, int thread)

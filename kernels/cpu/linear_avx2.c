@@ -30,7 +30,7 @@ VEC_INLINE int32_t ivec_store_int8(int8_t *at, vec x)
 }
 
 /* 16 bytes at `offset` of each of 8 rows, as 4 vectors of one dword per row. */
-VEC_INLINE void transpose_8(const char *const rows[VEC], size_t offset, ivec out[4])
+VEC_INLINE void transpose(const char *const rows[VEC], size_t offset, ivec out[4])
 {
     ivec a[4];
 
@@ -47,45 +47,92 @@ VEC_INLINE void transpose_8(const char *const rows[VEC], size_t offset, ivec out
     out[3] = _mm256_unpackhi_epi64(high01, high23);
 }
 
-VEC_INLINE vec load_scales(const char *const rows[VEC], size_t offset)
+VEC_INLINE ivec dwords(const char *const rows[VEC], size_t offset)
 {
-    __m128i h = _mm_setzero_si128();
-    uint16_t scale;
+    ivec x = _mm256_setzero_si256();
+    int32_t four;
 
-#define SCALE(r)                                                                                   \
-    memcpy(&scale, rows[r] + offset, sizeof scale);                                                \
-    h = _mm_insert_epi16(h, scale, r)
-    SCALE(0);
-    SCALE(1);
-    SCALE(2);
-    SCALE(3);
-    SCALE(4);
-    SCALE(5);
-    SCALE(6);
-    SCALE(7);
-#undef SCALE
-    return _mm256_cvtph_ps(h);
+#define DWORD(r)                                                                                   \
+    memcpy(&four, rows[r] + offset, sizeof four);                                                  \
+    x = _mm256_insert_epi32(x, four, r)
+    DWORD(0);
+    DWORD(1);
+    DWORD(2);
+    DWORD(3);
+    DWORD(4);
+    DWORD(5);
+    DWORD(6);
+    DWORD(7);
+#undef DWORD
+    return x;
 }
 
-VEC_INLINE void block_load(enum quant_type type, const char *const rows[VEC], size_t offset,
-                           ivec w[8], vec *d)
+VEC_INLINE ivec ivec_set(uint32_t x)
 {
-    *d = load_scales(rows, offset);
-    transpose_8(rows, offset + 2, w);
-    if (type == QUANT_Q8_0) {
-        transpose_8(rows, offset + 18, w + 4);
-        return;
-    }
-    for (int k = 0; k < 4; k++) { /* byte i: value i low, value i + 16 high */
-        const ivec nibble = _mm256_set1_epi8(15);
-        w[4 + k] = _mm256_and_si256(_mm256_srli_epi16(w[k], 4), nibble);
-        w[k] = _mm256_and_si256(w[k], nibble);
-    }
+    return _mm256_set1_epi32((int32_t)x);
 }
 
-VEC_INLINE ivec dot_start(enum quant_type type, int32_t sum)
+VEC_INLINE ivec ivec_and(ivec a, ivec b)
 {
-    return _mm256_set1_epi32(type == QUANT_Q8_0 ? 0 : -8 * sum);
+    return _mm256_and_si256(a, b);
+}
+
+VEC_INLINE ivec ivec_or(ivec a, ivec b)
+{
+    return _mm256_or_si256(a, b);
+}
+
+VEC_INLINE ivec ivec_xor(ivec a, ivec b)
+{
+    return _mm256_xor_si256(a, b);
+}
+
+VEC_INLINE ivec ivec_sub(ivec a, ivec b)
+{
+    return _mm256_sub_epi32(a, b);
+}
+
+VEC_INLINE ivec ivec_srl(ivec x, int n)
+{
+    return _mm256_srl_epi32(x, _mm_cvtsi32_si128(n));
+}
+
+VEC_INLINE ivec ivec_sll(ivec x, int n)
+{
+    return _mm256_sll_epi32(x, _mm_cvtsi32_si128(n));
+}
+
+VEC_INLINE ivec ivec_sra(ivec x, int n)
+{
+    return _mm256_sra_epi32(x, _mm_cvtsi32_si128(n));
+}
+
+/* table[byte] for every byte, each below 16 */
+VEC_INLINE ivec ivec_lut(const int8_t table[16], ivec x)
+{
+    return _mm256_shuffle_epi8(
+        _mm256_broadcastsi128_si256(_mm_loadu_si128((const void *)table)), x);
+}
+
+VEC_INLINE vec ivec_float(ivec x)
+{
+    return _mm256_cvtepi32_ps(x);
+}
+
+/* the low 16 bits as float16 */
+VEC_INLINE vec ivec_half(ivec x)
+{
+    x = _mm256_and_si256(x, _mm256_set1_epi32(0xffff));
+    __m256i packed = _mm256_permute4x64_epi64(_mm256_packus_epi32(x, x), 0x08);
+    return _mm256_cvtph_ps(_mm256_castsi256_si128(packed));
+}
+
+/* 2^(x - 127) for 0 <= x <= 254, subnormal at 0; NaN at 255 */
+VEC_INLINE vec ivec_exponent(ivec x)
+{
+    __m256i zero = _mm256_cmpeq_epi32(x, _mm256_setzero_si256());
+    return _mm256_castsi256_ps(
+        _mm256_blendv_epi8(_mm256_slli_epi32(x, 23), _mm256_set1_epi32(1 << 22), zero));
 }
 
 /* vpmaddubsw saturates at 32767: |w| <= 128 times |q| <= 127, two of them, is 32512. */
@@ -95,16 +142,13 @@ VEC_INLINE ivec dot_step(enum quant_type type, ivec acc, ivec w, const int8_t *q
 
     memcpy(&four, q, sizeof four);
     ivec x = _mm256_set1_epi32(four);
-    ivec pairs = type == QUANT_Q8_0
+    ivec pairs = type == QUANT_Q8_0 || type == QUANT_IQ4_NL || type == QUANT_IQ4_XS
                      ? _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w))
                      : _mm256_maddubs_epi16(w, x);
     return _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
 }
 
-VEC_INLINE vec dot_float(ivec acc)
-{
-    return _mm256_cvtepi32_ps(acc);
-}
+enum { SIGNED_DOTS = 1 };
 
 #include "kernels/cpu/linear_quant_vec.h"
 
@@ -113,10 +157,7 @@ void linear_avx2(struct cpu_variants *v)
     v->linear_rows[QUANT_F32] = linear_f32;
     v->linear_rows[QUANT_F16] = linear_f16;
     v->linear_rows[QUANT_BF16] = linear_bf16;
-    v->linear_rows[QUANT_Q8_0] = linear_q8_0;
-    v->linear_rows[QUANT_Q4_0] = linear_q4_0;
-    v->linear_quantized[QUANT_Q8_0] = true;
-    v->linear_quantized[QUANT_Q4_0] = true;
+    quant_register(v);
     v->quantize_row = quantize_row;
 }
 #endif

@@ -28,7 +28,7 @@ VEC_INLINE int32_t ivec_store_int8(int8_t *at, vec x)
 }
 
 /* 16 bytes at `offset` of each of 16 rows, as 4 vectors of one dword per row. */
-VEC_INLINE void transpose_16(const char *const rows[VEC], size_t offset, ivec out[4])
+VEC_INLINE void transpose(const char *const rows[VEC], size_t offset, ivec out[4])
 {
     ivec a[4];
 
@@ -49,8 +49,7 @@ VEC_INLINE void transpose_16(const char *const rows[VEC], size_t offset, ivec ou
     out[3] = _mm512_unpackhi_epi64(high01, high23);
 }
 
-/* The float16 scales at `offset` of 16 rows, each read with the two bytes that follow it. */
-VEC_INLINE vec load_scales(const char *const rows[VEC], size_t offset)
+VEC_INLINE ivec dwords(const char *const rows[VEC], size_t offset)
 {
     ivec even = _mm512_setzero_si512(), odd = even;
 
@@ -60,31 +59,72 @@ VEC_INLINE vec load_scales(const char *const rows[VEC], size_t offset)
         odd = _mm512_mask_broadcastd_epi32(odd, (__mmask16)(2 << r),
                                            _mm_loadu_si32(rows[r + 1] + offset));
     }
-    return _mm512_cvtph_ps(_mm512_cvtepi32_epi16(_mm512_or_si512(even, odd)));
+    return _mm512_or_si512(even, odd);
 }
 
-/* Q8_0 weights get 128 added, so that they are the unsigned operand. */
-VEC_INLINE void block_load(enum quant_type type, const char *const rows[VEC], size_t offset,
-                           ivec w[8], vec *d)
+VEC_INLINE ivec ivec_set(uint32_t x)
 {
-    *d = load_scales(rows, offset);
-    transpose_16(rows, offset + 2, w);
-    if (type == QUANT_Q8_0) {
-        transpose_16(rows, offset + 18, w + 4);
-        for (int k = 0; k < 8; k++)
-            w[k] = _mm512_xor_si512(w[k], _mm512_set1_epi8((char)0x80));
-        return;
-    }
-    for (int k = 0; k < 4; k++) { /* byte i: value i low, value i + 16 high */
-        const ivec nibble = _mm512_set1_epi8(15);
-        w[4 + k] = _mm512_and_si512(_mm512_srli_epi16(w[k], 4), nibble);
-        w[k] = _mm512_and_si512(w[k], nibble);
-    }
+    return _mm512_set1_epi32((int32_t)x);
 }
 
-VEC_INLINE ivec dot_start(enum quant_type type, int32_t sum)
+VEC_INLINE ivec ivec_and(ivec a, ivec b)
 {
-    return _mm512_set1_epi32(-sum * (type == QUANT_Q8_0 ? 128 : 8));
+    return _mm512_and_si512(a, b);
+}
+
+VEC_INLINE ivec ivec_or(ivec a, ivec b)
+{
+    return _mm512_or_si512(a, b);
+}
+
+VEC_INLINE ivec ivec_xor(ivec a, ivec b)
+{
+    return _mm512_xor_si512(a, b);
+}
+
+VEC_INLINE ivec ivec_sub(ivec a, ivec b)
+{
+    return _mm512_sub_epi32(a, b);
+}
+
+VEC_INLINE ivec ivec_srl(ivec x, int n)
+{
+    return _mm512_srl_epi32(x, _mm_cvtsi32_si128(n));
+}
+
+VEC_INLINE ivec ivec_sll(ivec x, int n)
+{
+    return _mm512_sll_epi32(x, _mm_cvtsi32_si128(n));
+}
+
+VEC_INLINE ivec ivec_sra(ivec x, int n)
+{
+    return _mm512_sra_epi32(x, _mm_cvtsi32_si128(n));
+}
+
+/* table[byte] for every byte, each below 16 */
+VEC_INLINE ivec ivec_lut(const int8_t table[16], ivec x)
+{
+    return _mm512_shuffle_epi8(_mm512_broadcast_i32x4(_mm_loadu_si128((const void *)table)), x);
+}
+
+VEC_INLINE vec ivec_float(ivec x)
+{
+    return _mm512_cvtepi32_ps(x);
+}
+
+/* the low 16 bits as float16 */
+VEC_INLINE vec ivec_half(ivec x)
+{
+    return _mm512_cvtph_ps(_mm512_cvtepi32_epi16(x));
+}
+
+/* 2^(x - 127) for 0 <= x <= 254, subnormal at 0; NaN at 255 */
+VEC_INLINE vec ivec_exponent(ivec x)
+{
+    __mmask16 zero = _mm512_cmpeq_epi32_mask(x, _mm512_setzero_si512());
+    return _mm512_castsi512_ps(
+        _mm512_mask_blend_epi32(zero, _mm512_slli_epi32(x, 23), _mm512_set1_epi32(1 << 22)));
 }
 
 VEC_INLINE ivec dot_step(enum quant_type type, ivec acc, ivec w, const int8_t *q)
@@ -96,10 +136,7 @@ VEC_INLINE ivec dot_step(enum quant_type type, ivec acc, ivec w, const int8_t *q
     return _mm512_dpbusd_epi32(acc, w, _mm512_set1_epi32(four));
 }
 
-VEC_INLINE vec dot_float(ivec acc)
-{
-    return _mm512_cvtepi32_ps(acc);
-}
+enum { SIGNED_DOTS = 0 };
 
 #include "kernels/cpu/linear_quant_vec.h"
 
@@ -111,7 +148,6 @@ void linear_avx512(struct cpu_variants *v, const struct cpu_features *f)
     v->quantize_row = quantize_row;
     if (!f->vnni)
         return;
-    v->linear_rows[QUANT_Q8_0] = linear_q8_0;
-    v->linear_rows[QUANT_Q4_0] = linear_q4_0;
+    quant_register(v);
 }
 #endif

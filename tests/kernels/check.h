@@ -36,6 +36,14 @@ float *check_normals(size_t n);
 struct device *check_device(int level, int n_threads);
 struct device *check_device_new(int level, int n_threads); /* the caller closes it */
 
+/* Byte offsets of a block's float16 scales, the only one twice; none in MXFP4. */
+const int (*check_scales_at(enum quant_type type))[2];
+
+/* Fill n values' worth of blocks with random bits and scales that keep values below about `scale`:
+ * for the formats that quant_encode does not write. */
+void check_blocks(enum quant_type type, void *row, size_t n, float scale);
+
+
 /* A random matrix of the type; *decoded (if not NULL) gets its values. Both live for the case. */
 struct matrix check_matrix(enum quant_type type, int64_t rows, int64_t cols, float scale,
                            float **decoded);

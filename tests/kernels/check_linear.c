@@ -77,10 +77,12 @@ static void again(int level, const struct linear_args *whole, int step, int n_th
 
 static void one(int level, enum quant_type type, struct shape s, bool bias, bool add)
 {
-    bool quantized = level > 0 && quant_formats[type].block == 32;
-    size_t size = (size_t)s.rows * (size_t)s.n;
+    bool quantized = level > 0 && quant_formats[type].block >= 32;
     float *w;
 
+    s.cols = (s.cols - 1) / quant_formats[type].block * quant_formats[type].block +
+             quant_formats[type].block;
+    size_t size = (size_t)s.rows * (size_t)s.n;
     check_case("linear %s %s rows %d cols %d n %d%s%s", check_level_names[level],
                quant_formats[type].name, s.rows, s.cols, s.n, bias ? " bias" : "",
                add ? " add" : "");
@@ -130,10 +132,12 @@ static void guard(int level, enum quant_type type, float bad)
 {
     check_case("linear %s %s: %g stays in its row", check_level_names[level],
                quant_formats[type].name, (double)bad);
+    const int cols = quant_formats[type].block > 64 ? quant_formats[type].block : 64;
+
     for (int n = 3; n <= 15; n += 12) {
-        float *x = check_normals((size_t)n * 64), *out = check_floats((size_t)n * 5);
-        struct matrix m = check_matrix(type, 5, 64, 0.1f, NULL);
-        x[64 + 41] = bad;
+        float *x = check_normals((size_t)(n * cols)), *out = check_floats((size_t)n * 5);
+        struct matrix m = check_matrix(type, 5, cols, 0.1f, NULL);
+        x[cols + 41] = bad;
         struct linear_args a = {.in = x, .n = n, .n_jobs = 1, .jobs = {{&m, NULL, out}}};
         kernels_cpu()->linear(check_device(level, 2), &a);
         for (int i = 0; i < n * 5; i++)
@@ -159,8 +163,6 @@ void check_linear(void)
             for (int i = 0; i < 12; i++) {
                 int cols = check_int(1, 300);
                 struct shape s = {check_int(1, 70), cols, check_int(1, 50)};
-                if (quant_formats[type].block > 1)
-                    s.cols = (cols / 32 + 1) * 32;
                 one(level, type, s, i & 1, i & 2);
             }
             guard(level, type, NAN);

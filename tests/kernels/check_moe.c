@@ -5,7 +5,7 @@
 #include <math.h>
 #include <string.h>
 
-enum { DIM = 64, FFN = 96, EXPERTS_MAX = 8, N = 21 };
+enum { DIM = 256, FFN = 512, EXPERTS_MAX = 8, N = 21 };
 
 struct setup {
     int experts, used;

@@ -52,6 +52,54 @@ static void known_values(void)
     check_expect(out[0] == 14 && out[16] == -16 && out[1] == -16 && out[17] == 0, "Q4_0");
 }
 
+/* FNV-1a of what the format's reference implementation (the gguf Python package, 0.19) decodes from
+ * eight blocks of known bytes: see `known_blocks`. */
+static const struct {
+    enum quant_type type;
+    uint64_t hash;
+} decoded_hashes[] = {
+    {QUANT_Q4_0, 0x5a92a4973b402941},
+    {QUANT_Q8_0, 0xd5373e109b4c0edc},
+    {QUANT_Q4_1, 0x3e7722870ccce93a},
+    {QUANT_Q5_0, 0x187bb424aebd11dd},
+    {QUANT_Q5_1, 0xc5ca7798830241c3},
+    {QUANT_IQ4_NL, 0x6422ea9e31cf7688},
+    {QUANT_MXFP4, 0x3808f6bc884364e8},
+    {QUANT_Q2_K, 0x9d3a96b4e5cb00b1},
+    {QUANT_Q3_K, 0x18c963d4b5c7cdd8},
+    {QUANT_Q4_K, 0xd7bdd34f670c7365},
+    {QUANT_Q5_K, 0x909f2dfec527ab02},
+    {QUANT_Q6_K, 0x7a114d8825ac8070},
+    {QUANT_IQ4_XS, 0xa1456641201d93fb},
+};
+
+static void known_blocks(void)
+{
+    for (size_t k = 0; k < sizeof decoded_hashes / sizeof *decoded_hashes; k++) {
+        enum quant_type type = decoded_hashes[k].type;
+        const struct quant_format *f = &quant_formats[type];
+        const int(*scales)[2] = check_scales_at(type);
+        uint32_t x = (uint32_t)f->gguf_type;
+        uint64_t hash = 0xcbf29ce484222325u;
+        uint8_t row[8 * 256];
+        float out[8 * 256];
+        check_case("quant %s: decodes known blocks to the bit", f->name);
+        for (int b = 0; b < 8; b++) {
+            uint8_t *block = row + b * f->block_bytes;
+            for (int i = 0; i < f->block_bytes; i++)
+                block[i] = (uint8_t)((x = x * 1664525 + 1013904223) >> 24);
+            for (int i = 0; i < 2 && type != QUANT_MXFP4; i++) /* 2^-4 to 2^-3 */
+                block[(*scales)[i] + 1] = (uint8_t)(0x2c | (block[(*scales)[i] + 1] & 3));
+            if (type == QUANT_MXFP4)
+                block[0] = (uint8_t)(120 + block[0] % 8);
+        }
+        f->decode(row, out, (size_t)(8 * f->block));
+        for (size_t i = 0; i < (size_t)(8 * f->block) * sizeof *out; i++)
+            hash = (hash ^ ((const uint8_t *)out)[i]) * 0x100000001b3u;
+        check_expect(hash == decoded_hashes[k].hash, "hash %016llx", (unsigned long long)hash);
+    }
+}
+
 static void encoded(enum quant_type type, float share)
 {
     float in[256], out[256];
@@ -80,6 +128,7 @@ void check_quant(void)
     halves("F16", quant_f16_to_f32, quant_f32_to_f16, 0x7c00);
     halves("BF16", quant_bf16_to_f32, quant_f32_to_bf16, 0x7f80);
     known_values();
+    known_blocks();
     encoded(QUANT_F16, 0x1p-11f);
     encoded(QUANT_BF16, 0x1p-8f);
     encoded(QUANT_Q8_0, 0.6f / 127);  /* half a step, and the scale's own rounding */
@@ -91,7 +140,7 @@ void check_quant(void)
                      quant_from_name("") == -1,
                  "names");
     check_expect(quant_from_gguf(30) == QUANT_BF16 && quant_from_gguf(2) == QUANT_Q4_0 &&
-                     quant_from_gguf(7) == -1,
+                     quant_from_gguf(9) == -1,
                  "GGUF numbers");
     check_expect(quant_row_bytes(QUANT_Q4_0, 64) == 36 && quant_row_bytes(QUANT_Q4_0, 33) == 0 &&
                      quant_row_bytes(QUANT_F32, SIZE_MAX / 2) == 0,

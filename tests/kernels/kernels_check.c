@@ -199,6 +199,41 @@ struct device *check_device(int level, int n_threads)
     return *d;
 }
 
+/* Where a block has its float16 scales; blocks of 256 multiply them by up to 63 or 127. */
+static const struct {
+    int at[2];
+    float by;
+} block_scales[QUANT_COUNT] = {
+    [QUANT_Q8_0] = {{0, 0}, 0.01f},   [QUANT_Q4_0] = {{0, 0}, 0.1f},
+    [QUANT_Q4_1] = {{0, 2}, 0.1f},    [QUANT_Q5_0] = {{0, 0}, 0.1f},
+    [QUANT_Q5_1] = {{0, 2}, 0.1f},    [QUANT_IQ4_NL] = {{0, 0}, 0.01f},
+    [QUANT_Q2_K] = {{80, 82}, 0.05f}, [QUANT_Q3_K] = {{108, 108}, 0.02f},
+    [QUANT_Q4_K] = {{0, 2}, 0.01f},   [QUANT_Q5_K] = {{0, 2}, 0.01f},
+    [QUANT_Q6_K] = {{208, 208}, 0.002f}, [QUANT_IQ4_XS] = {{0, 0}, 0.001f},
+};
+
+const int (*check_scales_at(enum quant_type type))[2]
+{
+    return &block_scales[type].at;
+}
+
+void check_blocks(enum quant_type type, void *row, size_t n, float scale)
+{
+    const struct quant_format *f = &quant_formats[type];
+    uint8_t *at = row;
+
+    for (size_t b = 0; b < n / (size_t)f->block; b++, at += f->block_bytes) {
+        for (int i = 0; i < f->block_bytes; i++)
+            at[i] = (uint8_t)check_random();
+        for (int k = 0; k < 2 && type != QUANT_MXFP4; k++) {
+            uint16_t h = quant_f32_to_f16(check_normal() * scale * block_scales[type].by);
+            memcpy(at + block_scales[type].at[k], &h, sizeof h);
+        }
+        if (type == QUANT_MXFP4) /* 2^-8 to 2^-5 */
+            at[0] = (uint8_t)(120 + at[0] % 4);
+    }
+}
+
 struct matrix check_matrix(enum quant_type type, int64_t rows, int64_t cols, float scale,
                            float **decoded)
 {
@@ -206,9 +241,12 @@ struct matrix check_matrix(enum quant_type type, int64_t rows, int64_t cols, flo
     char *data = (char *)check_bytes((size_t)rows * bytes + 2) + 2; /* not aligned */
     float *values = check_floats(n);
 
-    for (size_t i = 0; i < n; i++)
+    for (size_t i = 0; i < n && quant_encodes(type); i++)
         values[i] = check_normal() * scale;
-    quant_encode(type, values, data, n);
+    if (quant_encodes(type))
+        quant_encode(type, values, data, n);
+    else
+        check_blocks(type, data, n, scale);
     quant_formats[type].decode(data, values, n);
     if (decoded)
         *decoded = values;

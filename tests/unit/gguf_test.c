@@ -323,14 +323,14 @@ TEST(gguf_lists_unsupported_types)
     struct err err = {0};
     struct source *source;
     struct weights *w;
-    r.tensors[2] = (struct tensor){"c.weight", 1, {256}, 12, 160};
-    r.data_bytes = 160 + 144;
+    r.tensors[2] = (struct tensor){"c.weight", 1, {256}, 17, 160};
+    r.data_bytes = 160 + 74;
     build(&r, &f);
     const struct source_file file = {.name = "t.gguf", .data = f.bytes, .size = f.n};
     EXPECT_INT(source_open_memory("t", &file, 1, &source, NULL), 0);
     EXPECT_INT(weights_open(source, &w, &err), 0);
     EXPECT_INT(weights_find(w, "c.weight")->type, QUANT_COUNT);
-    EXPECT_STR(weights_find(w, "c.weight")->type_name, "Q4_K");
+    EXPECT_STR(weights_find(w, "c.weight")->type_name, "IQ2_XS");
     weights_close(w);
     source_close(source);
     r.data_bytes--;
