@@ -22,6 +22,7 @@ struct tokenizer {
     struct pretok pretok; /* without stages a segment is one word */
     /* sentencepiece: one processor puts the model's dummy prefix in front, one does not */
     struct spm *spm_prefix, *spm_plain;
+    bool spm_cuts;   /* a text may be cut in front of a space that follows another character */
     bool spm_legacy; /* every segment gets the prefix, not only the text's first */
 
     int32_t bos, eos;                             /* -1: none */

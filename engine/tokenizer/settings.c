@@ -198,6 +198,23 @@ static bool is_legacy(const json_t *config)
     return config && !json_is_false(json_object_get(config, "legacy"));
 }
 
+/* Whether cutting a text in front of a space that follows another character changes nothing: spaces
+ * are kept and normalized alone, and no piece has U+2581 after another character. */
+static bool can_cut(const struct spm_model *m)
+{
+    static const char space[] = "\xE2\x96\x81";
+    if (m->charsmap.size || m->remove_extra_spaces || !m->escape_spaces || m->space_as_suffix)
+        return false;
+    for (size_t i = 0; i < m->n_pieces; i++) {
+        const char *text = (const char *)m->pieces[i].text.data,
+                   *end = text + m->pieces[i].text.size;
+        for (const char *at = text; (at = memmem(at, (size_t)(end - at), space, 3)); at += 3)
+            if (at > text && (at < text + 3 || memcmp(at - 3, space, 3) != 0))
+                return false;
+    }
+    return true;
+}
+
 int tokenizer_load_spm(struct tokenizer *t, const struct source *source,
                        const struct source_file *file, int vocab_size, struct err *err)
 {
@@ -216,6 +233,7 @@ int tokenizer_load_spm(struct tokenizer *t, const struct source *source,
         code = open_processor(&m, false, file->name, &t->spm_plain, err);
     if (!code) {
         t->spm_legacy = is_legacy(config);
+        t->spm_cuts = can_cut(&m);
         t->strips_space = m.dummy_prefix;
         if (t->bos >= 0)
             t->before[t->n_before++] = t->bos;

@@ -159,6 +159,29 @@ static int add_byte(const struct tokenizer *t, uint8_t byte, struct token_list *
     return id >= 0 ? token_list_add(out, id) : 0;
 }
 
+/* The library slows down as its queue outgrows the caches: long texts are handed over in parts, cut
+ * in front of a space that stands after another character, where the model has no piece across. */
+static int encode_cuts(const struct tokenizer *t, const char *text, size_t n, bool prefix,
+                       struct token_list *out)
+{
+    enum { PART = 256 };
+    static const char space[] = "\xE2\x96\x81"; /* is a space to the library, too */
+    int code = 0;
+    for (size_t from = 0; from < n && !code; prefix = false) {
+        size_t to = n;
+        for (size_t at = from + PART; t->spm_cuts && at < n; at++) {
+            if (text[at] == ' ' && text[at - 1] != ' ' && memcmp(text + at - 3, space, 3) != 0) {
+                to = at;
+                break;
+            }
+        }
+        code =
+            spm_encode(prefix ? t->spm_prefix : t->spm_plain, text + from, to - from, take_id, out);
+        from = to;
+    }
+    return code;
+}
+
 /* The library wants UTF-8: ill-formed bytes become byte tokens here, what is between them goes to
  * it. The prefix that a text begins with is put before an ill-formed beginning, too. */
 static int encode_spm(const struct tokenizer *t, const char *text, size_t n, bool first,
@@ -167,10 +190,9 @@ static int encode_spm(const struct tokenizer *t, const char *text, size_t n, boo
     bool prefix = first || t->spm_legacy;
     for (size_t from = 0; from < n;) {
         size_t to = well_formed_until(text, from, n);
-        const struct spm *processor = prefix ? t->spm_prefix : t->spm_plain;
         int code = 0;
         if (to > from)
-            code = spm_encode(processor, text + from, to - from, take_id, out);
+            code = encode_cuts(t, text + from, to - from, prefix, out);
         else if (prefix && t->strips_space)
             code = spm_encode(t->spm_plain, " ", 1, take_id, out);
         if (!code && to < n)

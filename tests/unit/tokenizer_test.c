@@ -96,6 +96,14 @@ TEST(both_forms_agree_on_the_files_of_the_repository)
     tokenizer_close(spm);
 }
 
+TEST(both_forms_agree_where_long_texts_are_cut)
+{
+    struct tokenizer *json = demo_json(), *spm = demo_spm();
+    rig_expect_same_cuts(json, spm);
+    tokenizer_close(json);
+    tokenizer_close(spm);
+}
+
 TEST(special_tokens_are_parsed_in_trusted_spans_alone)
 {
     static const char text[] = "[INST] a</s>[INST] b";
