@@ -85,32 +85,40 @@ static int replace_pattern(const struct step *step, struct regex_work *w, const 
     return found < 0 ? found : 0;
 }
 
-static bool is_ascii(const struct buf *in)
+/* The first byte at or after `at` that is (not) ASCII; n: none. */
+static size_t find_ascii(const struct buf *in, size_t at, bool ascii)
 {
-    for (size_t i = 0; i < in->size; i++)
-        if ((uint8_t)in->data[i] >= 0x80)
-            return false;
-    return true;
+    while (at < in->size && ((uint8_t)in->data[at] < 0x80) != ascii)
+        at++;
+    return at;
 }
 
+/* ASCII characters are starters that compose with what follows them alone, in every form: a text
+ * may be cut in front of each, and only those right before other characters need a look. */
 static int compose(enum step_kind kind, const struct buf *in, struct buf *out)
 {
     static const int options[] = {[STEP_NFC] = UTF8PROC_COMPOSE,
                                   [STEP_NFD] = UTF8PROC_DECOMPOSE,
                                   [STEP_NFKC] = UTF8PROC_COMPOSE | UTF8PROC_COMPAT,
                                   [STEP_NFKD] = UTF8PROC_DECOMPOSE | UTF8PROC_COMPAT};
-    utf8proc_uint8_t *made = NULL;
-    if (in->size == 0 || is_ascii(in)) {
-        buf_add(out, in->data, in->size);
-        return 0;
+    for (size_t done = 0; done < in->size;) {
+        size_t start = find_ascii(in, done, false), end = find_ascii(in, start, true);
+        start -= start < end && start > done;
+        buf_add(out, in->data + done, start - done);
+        done = end;
+        if (start == end)
+            continue;
+        utf8proc_uint8_t *made = NULL;
+        utf8proc_ssize_t n = utf8proc_map((const utf8proc_uint8_t *)in->data + start,
+                                          (utf8proc_ssize_t)(end - start), &made,
+                                          (utf8proc_option_t)(options[kind] | UTF8PROC_STABLE));
+        if (n >= 0)
+            buf_add(out, made, (size_t)n);
+        free(made);
+        if (n < 0)
+            return ERR_NOMEM;
     }
-    utf8proc_ssize_t n =
-        utf8proc_map((const utf8proc_uint8_t *)in->data, (utf8proc_ssize_t)in->size, &made,
-                     (utf8proc_option_t)(options[kind] | UTF8PROC_STABLE));
-    if (n >= 0)
-        buf_add(out, made, (size_t)n);
-    free(made);
-    return n >= 0 ? 0 : ERR_NOMEM;
+    return 0;
 }
 
 /* Character by character: lower case, or without marks. */

@@ -218,6 +218,38 @@ def test_tekken(tmp_path):
             lambda t: [i + special for i in reference.encode_ordinary(t)])
 
 
+@pytest.mark.parametrize("version", [7, 11, 13, 15])
+def test_mistral_common_tekken(version, tmp_path):
+    """The tokenizer of mistral-common itself: every id's text and kind, and plain encoding."""
+    tekken = pytest.importorskip("mistral_common.tokens.tokenizers.tekken")
+    file = json.loads(gzip.decompress(data("tokenizers/tekken/tekken_v3.json.gz").read_bytes()))
+    overlay = json.loads(
+        data(f"tokenizers/tekken/overlays/tekken_v{version}.overlay.json").read_text(encoding="utf-8"))
+    file["config"].update(overlay["config"])
+    file.update({k: v for k, v in overlay.items() if k != "config"})
+    path = tmp_path / "tekken.json"
+    path.write_text(json.dumps(file), encoding="utf-8")
+    reference = tekken.Tekkenizer.from_file(path)
+    texts = corpus_texts()[::10] + random_texts(["[INST]", "<s>"])
+    compare(path, texts, False, lambda t: reference.encode(t, bos=False, eos=False))
+    controls = [t["token_str"] for t in overlay["special_tokens"]] + ["<SPECIAL_999>"]
+    for name, got in zip(controls, ours(path, controls, True), strict=True):
+        assert got["ids"] == [reference.get_special_token(name)], name
+
+
+@pytest.mark.parametrize("relative", [m for m in SENTENCEPIECE if "mistral-spm" in m])
+def test_mistral_common_sentencepiece(relative):
+    spm = pytest.importorskip("mistral_common.tokens.tokenizers.sentencepiece")
+    path = data(relative)
+    reference = spm.SentencePieceTokenizer(path)
+    compare(path, corpus_texts()[::10] + random_texts(["[INST]", "<s>"]), False,
+            lambda t: reference.encode(t, bos=False, eos=False))
+    controls = [c for c in ("[INST]", "[/INST]", "[TOOL_CALLS]", "[PREFIX]", "[SYSTEM_PROMPT]")
+                if c in reference.vocab()]
+    for name, got in zip(controls, ours(path, controls, True), strict=True):
+        assert got["ids"] == [reference.get_special_token(name)], name
+
+
 @pytest.mark.parametrize("relative", [h[0] for h in HUGGING_FACE if not h[1]])
 def test_bytes_come_back(relative, tmp_path):
     """Decoding gives the text back, but for what the normalizer changed."""

@@ -83,6 +83,23 @@ TEST(steps_do_what_they_say)
     EXPECT_STR(run((struct step){.kind = STEP_STRIP, .left = true, .right = true}, " \t "), "");
 }
 
+/* Only what is beside characters other than ASCII is looked at: the ASCII character before counts.
+ */
+TEST(forms_look_across_ascii_neighbours)
+{
+    EXPECT_STR(run((struct step){.kind = STEP_NFC}, "abe\xCC\x81"), "ab\xC3\xA9");
+    EXPECT_STR(run((struct step){.kind = STEP_NFC}, "e\xCC\x81x e\xCC\x81"), "\xC3\xA9x \xC3\xA9");
+    EXPECT_STR(run((struct step){.kind = STEP_NFC}, "\xC3\xA9"
+                                                    "e\xCC\x81"
+                                                    "e"),
+               "\xC3\xA9\xC3\xA9"
+               "e");
+    EXPECT_STR(run((struct step){.kind = STEP_NFD}, "x\xC3\xA9y"), "xe\xCC\x81y");
+    EXPECT_STR(run((struct step){.kind = STEP_NFKC}, "a\xEF\xAC\x81z"), "afiz");
+    EXPECT_STR(run((struct step){.kind = STEP_NFC}, "plain"), "plain");
+    EXPECT_STR(run((struct step){.kind = STEP_NFC}, ""), "");
+}
+
 TEST(spaces_and_word_characters)
 {
     EXPECT_INT(normal_space_at(" x", 2), 1);
