@@ -148,7 +148,9 @@ struct seq_stop seq_append(struct seq *s, int32_t token, const char *piece, size
     }
     if (counts && s->request.stops.n)
         s->stream.stops = &s->request.stops;
-    *n_out = stream_add(&s->stream, piece, piece_size, out);
+    *n_out = !piece_size && stop.finish == FINISH_NONE
+                 ? stream_break(&s->stream, out)
+                 : stream_add(&s->stream, piece, piece_size, out);
     if (s->stream.stopped && stop.finish == FINISH_NONE)
         stop = (struct seq_stop){FINISH_STOP, s->stream.stop_index, -1, false};
     if (stop.finish == FINISH_NONE && s->n_tokens == s->n_tokens_max)

@@ -113,6 +113,18 @@ size_t stream_add(struct stream *s, const char *bytes, size_t n, char *out)
     return n_out;
 }
 
+size_t stream_break(struct stream *s, char *out)
+{
+    if (s->stopped)
+        return 0;
+    size_t n_text = utf8_complete(s->held, s->n_held);
+    if (n_text < s->n_held) {
+        memcpy(s->held + n_text, REPLACEMENT, REPLACEMENT_BYTES);
+        s->n_held = n_text += REPLACEMENT_BYTES;
+    }
+    return settle(s, &n_text, true, out);
+}
+
 size_t stream_finish(struct stream *s, char *out)
 {
     if (s->stopped)

@@ -36,6 +36,11 @@ void stream_init(struct stream *s, const struct stream_stops *stops, bool includ
  * same place, the one listed first. */
 size_t stream_add(struct stream *s, const char *bytes, size_t n, char *out);
 
+/* A token without text stands here (a special token): stop strings and characters do not reach over
+ * it. What is held and is no stop string is released, an unfinished character as U+FFFD. out as in
+ * stream_add. May stop the stream. */
+size_t stream_break(struct stream *s, char *out);
+
 /* The end: what is held and is no stop string is released; an unfinished character is dropped. */
 size_t stream_finish(struct stream *s, char *out);
 

@@ -12,6 +12,7 @@
 #include <sys/random.h>
 #include <time.h>
 
+#include "engine/base/log.h"
 #include "server/app.h"
 #include "server/openai.h"
 #include "server/sse.h"
@@ -75,15 +76,17 @@ void answer_write_prompt_ids(const struct answer *a, const struct choice *c, str
 static void write_usage(const struct answer *a, struct buf *out)
 {
     struct engine_usage sum = {0};
+    int n_reasoning = 0;
     for (int i = 0; i < a->n_choices; i++) {
         const struct choice *c = &a->choices[i];
+        n_reasoning += c->parser ? toolcall_n_reasoning(c->parser) : 0;
         sum.output_tokens += c->done ? c->usage.output_tokens : c->n_tokens;
         if (i % a->request.n)
             continue;
         sum.prompt_tokens += (int)a->prompts[i / a->request.n].tokens.n;
         sum.cached_tokens += c->done ? c->usage.cached_tokens : 0;
     }
-    openai_write_usage(out, &sum, 0);
+    openai_write_usage(out, &sum, n_reasoning);
 }
 
 /* ---- streaming */
@@ -133,6 +136,27 @@ static void write_delta_frame(struct answer *a, struct choice *c, struct buf *ou
     a->form->write_delta(a, c, out);
     buf_clear(&c->text);
     end_frame(a, c, out);
+}
+
+/* The parser's sink. */
+static void take_piece(void *user, const struct toolcall *t, enum toolcall_kind kind,
+                       const char *bytes, size_t n)
+{
+    struct answer_reader *reader = user;
+    struct answer *a = reader->x->api;
+    struct choice *c = reader->c;
+    struct answer_piece piece = {kind, bytes, n};
+    (void)t;
+    if (kind == TOOLCALL_REASONING && !a->request.show_reasoning)
+        return;
+    if (!a->request.stream) {
+        a->form->take_piece(a, c, &piece);
+        return;
+    }
+    begin_frame(a, c, &reader->x->out);
+    a->form->write_piece(a, c, &piece, &reader->x->out);
+    end_frame(a, c, &reader->x->out);
+    reader->wrote = true;
 }
 
 static void write_end_frame(struct answer *a, struct choice *c, struct buf *out)
@@ -257,10 +281,27 @@ static void fail_event(struct exchange *x, const struct event *event)
     exchange_fail(x, &err);
 }
 
+/* The reason a turn of tool calls ends for, and a word in the log about those that were none. */
+static void finish_calls(const struct exchange *x, const struct answer *a, struct choice *c)
+{
+    struct log_line line;
+    if (c->finish == FINISH_STOP && toolcall_complete(c->parser))
+        c->finish_word = a->request.tools.legacy ? "function_call" : "tool_calls";
+    if (!toolcall_n_malformed(c->parser))
+        return;
+    log_begin(&line, LOG_WARN, "malformed_tool_call");
+    log_str(&line, "id", x->request_id);
+    log_int(&line, "choice", c->index);
+    log_int(&line, "count", toolcall_n_malformed(c->parser));
+    log_end(&line);
+}
+
 static void finish_choice(struct exchange *x, struct answer *a, struct choice *c,
                           const struct event *event)
 {
     choice_add_end(c, event);
+    if (c->parser)
+        finish_calls(x, a, c);
     a->n_done++;
     if (!a->request.stream) {
         if (a->n_done == a->n_choices)
@@ -272,6 +313,22 @@ static void finish_choice(struct exchange *x, struct answer *a, struct choice *c
         end_stream(x, a);
     else
         exchange_flush(x);
+}
+
+/* An event's text: to the parser, or as it is. True: frames with it were written. */
+static bool add_text(struct answer *a, struct choice *c, const struct event *event, bool terminal)
+{
+    if (!c->parser) {
+        buf_add(&c->text, event->text, event->text_size);
+        return false;
+    }
+    a->readers[c->index].wrote = false;
+    toolcall_text(c->parser, event->text, event->text_size);
+    if (event->kind == EVENT_TOKEN)
+        toolcall_token(c->parser, event->token);
+    if (terminal)
+        toolcall_end(c->parser);
+    return a->readers[c->index].wrote;
 }
 
 static void answer_event(struct exchange *x, int channel, const struct event *event)
@@ -287,7 +344,7 @@ static void answer_event(struct exchange *x, int channel, const struct event *ev
         add_token(a, c, event);
     if (event->kind == EVENT_PROMPT)
         return;
-    buf_add(&c->text, event->text, event->text_size);
+    bool wrote = add_text(a, c, event, terminal);
     if (choice_failed(c)) {
         struct err err;
         err_param(&err, ERR_VALUE, c->want_logprobs ? "logprobs" : "max_tokens",
@@ -298,9 +355,10 @@ static void answer_event(struct exchange *x, int channel, const struct event *ev
     }
     if (a->request.stream && c->text.size) {
         write_delta_frame(a, c, &x->out);
-        if (!terminal)
-            exchange_flush(x);
+        wrote = true;
     }
+    if (wrote && !terminal)
+        exchange_flush(x);
     if (terminal)
         finish_choice(x, a, c, event);
 }
@@ -339,6 +397,32 @@ static int submit_choice(struct exchange *x, struct answer *a, int i, uint64_t g
     return exchange_submit(x, &request, err);
 }
 
+static int open_parsers(struct exchange *x, struct answer *a, struct err *err)
+{
+    const struct request *r = &a->request;
+    a->readers = arena_array(&x->arena, (size_t)a->n_choices, sizeof *a->readers);
+    a->parsing = (struct toolcall_options){
+        .format = &x->app->format,
+        .calls = r->tools.n_names > 0,
+        .thinking = r->split_reasoning && x->app->format.thinking,
+        .thinks = a->thinks,
+        .by_text = r->show_special,
+        .n_calls_max = r->tools.parallel ? 0 : 1,
+        .names = r->tools.names,
+        .n_names = r->tools.n_names,
+        .random = random_bits,
+    };
+    for (int i = 0; i < a->n_choices && a->readers; i++) {
+        struct choice *c = &a->choices[i];
+        a->readers[i] = (struct answer_reader){.x = x, .c = c};
+        c->parser = toolcall_open(&a->parsing, (size_t)ANSWER_BYTES_MAX / (size_t)a->n_choices,
+                                  take_piece, &a->readers[i]);
+        if (!c->parser)
+            return err_set(err, ERR_NOMEM, "out of memory for tool calls");
+    }
+    return a->readers ? 0 : err_set(err, ERR_NOMEM, "out of memory for tool calls");
+}
+
 static int answer_start(struct exchange *x, struct err *err)
 {
     struct answer *a = x->api;
@@ -360,6 +444,9 @@ static int answer_start(struct exchange *x, struct err *err)
             buf_add(&c->text, echo->text, echo->size);
         }
     }
+    int failed = a->parses ? open_parsers(x, a, err) : 0;
+    if (failed)
+        return failed;
     write_head(x, a);
     x->model = r->model;
     for (int i = 0; i < a->n_choices; i++) {

@@ -17,6 +17,12 @@
 
 struct answer;
 
+struct answer_piece { /* borrowed */
+    enum toolcall_kind kind;
+    const char *bytes;
+    size_t size;
+};
+
 struct answer_form {
     const char *id_prefix, *object, *chunk_object;
     enum choice_shape shape;
@@ -29,6 +35,11 @@ struct answer_form {
     void (*write_delta)(struct answer *a, struct choice *c, struct buf *out);
     void (*write_end)(struct answer *a, struct choice *c, struct buf *out);
     void (*write_role)(struct buf *out); /* NULL unless role_first */
+    /* What the choice's parser found: into the choice for a whole answer; the members of a chunk
+     * with it. NULL in a form without parsers. */
+    void (*take_piece)(struct answer *a, struct choice *c, const struct answer_piece *piece);
+    void (*write_piece)(struct answer *a, struct choice *c, const struct answer_piece *piece,
+                        struct buf *out);
 };
 
 struct answer {
@@ -40,6 +51,14 @@ struct answer {
     struct choice *choices; /* [n_prompts * request.n], in the arena: prompt i's j-th choice is
                              * number i * n + j; so is its channel */
     int n_choices, n_done;
+    bool parses; /* every choice gets a parser: tools are offered, or the model reasons */
+    bool thinks; /* the prompt ends inside of reasoning */
+    struct answer_reader { /* per choice, in the arena: whose output a parser reads */
+        struct exchange *x;
+        struct choice *c;
+        bool wrote; /* a frame, since the last event */
+    } * readers;
+    struct toolcall_options parsing;
     struct buf head;     /* {"id":..,"choices":[ */
     bool began;          /* a chunk went out */
     struct answer_echo { /* per prompt, in the arena; completions with echo */

@@ -1,6 +1,7 @@
 /* api_chat: POST /v1/chat/completions. The handler and the writers run on the loop, chat_prepare on
  * a prep worker; the state is the answer's (answer.h). */
 #include <stdio.h>
+#include <string.h>
 
 #include "server/answer.h"
 #include "server/api.h"
@@ -15,6 +16,23 @@ static int chat_encode(struct exchange *x, const struct template_text *text, str
                          &p->tokens, &p->added_bos, err);
 }
 
+/* Tools that the model could not see, or whose calls could not be told, are refused. */
+static int check_tools(const struct exchange *x, struct err *err)
+{
+    const struct answer *a = x->api;
+    const char *param = a->request.tools.legacy ? "functions" : "tools";
+    if (!chat_takes_tools(engine_chat(x->app->engine)))
+        return err_param(err, ERR_UNSUPPORTED_PARAM, param,
+                         "Unsupported parameter: the chat template of this model does not take "
+                         "'%s'.",
+                         param);
+    if (!x->app->format.dialect)
+        return err_param(err, ERR_UNSUPPORTED_PARAM, param,
+                         "Unsupported parameter: how this model writes tool calls is not known; "
+                         "the server's option --tool-call-parser says it.");
+    return 0;
+}
+
 static int chat_prepare(struct exchange *x, struct err *err)
 {
     struct answer *a = x->api;
@@ -27,13 +45,18 @@ static int chat_prepare(struct exchange *x, struct err *err)
     if (code)
         return code;
     buf_free(&x->body);
+    if (r->tools.offered && (code = check_tools(x, err)))
+        return code;
     struct chat_request request = {
         .messages = r->messages,
+        .tools = r->tools.offered,
         .kwargs = r->kwargs,
         .add_generation_prompt = r->add_generation_prompt,
         .continue_final_message = r->continue_final_message,
     };
     code = chat_render(engine_chat(x->app->engine), &request, &text, err);
+    a->thinks = !code && toolcall_prompt_thinks(&x->app->format, &text);
+    a->parses = r->tools.n_names || (r->split_reasoning && x->app->format.thinking);
     request_free(r);
     if (code == ERR_VALUE && err && !err->param[0]) /* what the template raised */
         snprintf(err->param, sizeof err->param, "messages");
@@ -56,10 +79,103 @@ static void write_ids(const struct answer *a, struct choice *c, struct buf *out)
     choice_write_ids(c, out);
 }
 
+/* The call that came last gets its arguments. */
+static void close_call(struct choice *c)
+{
+    if (!c->calls.size)
+        return;
+    buf_json_string(&c->calls, c->arguments.data, c->arguments.size);
+    buf_clear(&c->arguments);
+}
+
+/* {"name":..,"arguments": */
+static void write_function(struct buf *out, const struct answer_piece *name)
+{
+    buf_text(out, "{\"name\":");
+    buf_json_string(out, name->bytes, name->size);
+    buf_text(out, ",\"arguments\":");
+}
+
+static void write_id(struct buf *out, const struct choice *c)
+{
+    const char *id = toolcall_id(c->parser);
+    buf_text(out, "\"id\":");
+    buf_json_string(out, id, strlen(id));
+    buf_text(out, ",\"type\":\"function\",\"function\":");
+}
+
+static void chat_take_piece(struct answer *a, struct choice *c, const struct answer_piece *piece)
+{
+    switch (piece->kind) {
+    case TOOLCALL_TEXT:
+        buf_add(&c->text, piece->bytes, piece->size);
+        break;
+    case TOOLCALL_REASONING:
+        buf_add(&c->reasoning, piece->bytes, piece->size);
+        break;
+    case TOOLCALL_ARGUMENTS:
+        buf_add(&c->arguments, piece->bytes, piece->size);
+        break;
+    case TOOLCALL_NAME:
+        close_call(c);
+        if (!a->request.tools.legacy) {
+            buf_text(&c->calls, c->calls.size ? "}},{" : "{");
+            write_id(&c->calls, c);
+        }
+        write_function(&c->calls, piece);
+    }
+}
+
+static void chat_write_piece(struct answer *a, struct choice *c, const struct answer_piece *piece,
+                             struct buf *out)
+{
+    bool legacy = a->request.tools.legacy;
+    if (piece->kind == TOOLCALL_TEXT || piece->kind == TOOLCALL_REASONING) {
+        buf_text(out, piece->kind == TOOLCALL_TEXT ? "\"delta\":{\"content\":"
+                                                   : "\"delta\":{\"reasoning_content\":");
+        buf_json_string(out, piece->bytes, piece->size);
+    } else {
+        if (legacy)
+            buf_text(out, "\"delta\":{\"function_call\":");
+        else
+            buf_format(out, "\"delta\":{\"tool_calls\":[{\"index\":%d,",
+                       toolcall_n_calls(c->parser) - 1);
+        if (piece->kind == TOOLCALL_NAME) {
+            if (!legacy)
+                write_id(out, c);
+            write_function(out, piece);
+            buf_text(out, "\"\"}");
+        } else {
+            buf_text(out, legacy ? "{\"arguments\":" : "\"function\":{\"arguments\":");
+            buf_json_string(out, piece->bytes, piece->size);
+            buf_byte(out, '}');
+        }
+        buf_text(out, legacy ? "" : "}]");
+    }
+    buf_text(out, "},\"logprobs\":");
+    choice_write_logprobs(c, CHOICE_CHAT, false, out);
+    buf_text(out, ",\"finish_reason\":null");
+    write_ids(a, c, out);
+}
+
+/* content is null where all there is are calls or reasoning. */
 static void chat_whole(struct answer *a, struct choice *c, struct buf *out)
 {
     buf_text(out, "\"message\":{\"role\":\"assistant\",\"content\":");
-    buf_json_string(out, c->text.data, c->text.size);
+    if (!c->text.size && (c->calls.size || c->reasoning.size))
+        buf_text(out, "null");
+    else
+        buf_json_string(out, c->text.data, c->text.size);
+    if (c->reasoning.size) {
+        buf_text(out, ",\"reasoning_content\":");
+        buf_json_string(out, c->reasoning.data, c->reasoning.size);
+    }
+    if (c->calls.size) {
+        close_call(c);
+        buf_text(out, a->request.tools.legacy ? ",\"function_call\":" : ",\"tool_calls\":[");
+        buf_add(out, c->calls.data, c->calls.size);
+        buf_text(out, a->request.tools.legacy ? "}" : "}}]");
+    }
     buf_text(out, ",\"refusal\":null},\"logprobs\":");
     choice_write_logprobs(c, CHOICE_CHAT, true, out);
     buf_byte(out, ',');
@@ -103,6 +219,8 @@ static const struct answer_form chat_form = {
     .write_delta = chat_delta,
     .write_end = chat_end,
     .write_role = chat_role,
+    .take_piece = chat_take_piece,
+    .write_piece = chat_write_piece,
 };
 
 void api_chat(struct exchange *x)

@@ -13,6 +13,7 @@
 #include "config/config.h"
 #include "engine/base/err.h"
 #include "engine/engine.h"
+#include "server/toolcall.h"
 
 #ifndef SIROCCO_VERSION
 #define SIROCCO_VERSION "0.1.0"
@@ -32,6 +33,7 @@ struct app {
     struct engine *engine;   /* NULL until the model is loaded; then until the process ends */
     const char *names[CONFIG_LIST_MAX]; /* the names the model is served under; [0] is answered */
     int n_names;
+    struct toolcall_format format; /* how the model writes tool calls and reasoning */
     int64_t created;         /* Unix seconds: when the model was loaded */
     struct http *http;
     struct auth *auth;

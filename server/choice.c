@@ -16,6 +16,9 @@ void choice_init(struct choice *c, int index, bool want_logprobs, bool want_ids,
     c->want_ids = want_ids;
     c->stop_index = c->stop_token = -1;
     buf_init(&c->text, bytes_max);
+    buf_init(&c->reasoning, bytes_max);
+    buf_init(&c->calls, bytes_max);
+    buf_init(&c->arguments, bytes_max);
     buf_init(&c->entries, bytes_max);
     buf_init(&c->values, bytes_max);
     buf_init(&c->tops, bytes_max);
@@ -26,6 +29,10 @@ void choice_init(struct choice *c, int index, bool want_logprobs, bool want_ids,
 void choice_free(struct choice *c)
 {
     buf_free(&c->text);
+    toolcall_close(c->parser);
+    buf_free(&c->reasoning);
+    buf_free(&c->calls);
+    buf_free(&c->arguments);
     buf_free(&c->entries);
     buf_free(&c->values);
     buf_free(&c->tops);
@@ -35,11 +42,12 @@ void choice_free(struct choice *c)
 
 int choice_failed(const struct choice *c)
 {
-    const struct buf *bufs[] = {&c->text, &c->entries, &c->values, &c->tops, &c->offsets, &c->ids};
+    const struct buf *bufs[] = {&c->text,   &c->reasoning, &c->calls,   &c->arguments, &c->entries,
+                                &c->values, &c->tops,      &c->offsets, &c->ids};
     for (size_t i = 0; i < sizeof bufs / sizeof bufs[0]; i++)
         if (bufs[i]->failed)
             return bufs[i]->failed;
-    return 0;
+    return c->parser ? toolcall_failed(c->parser) : 0;
 }
 
 int64_t choice_characters(const char *text, size_t n)
@@ -227,7 +235,8 @@ void choice_write_ids(struct choice *c, struct buf *out)
 
 void choice_write_end(const struct choice *c, const struct stream_stops *stops, struct buf *out)
 {
-    buf_format(out, "\"finish_reason\":\"%s\",\"stop_reason\":", openai_finish(c->finish));
+    buf_format(out, "\"finish_reason\":\"%s\",\"stop_reason\":",
+               c->finish_word ? c->finish_word : openai_finish(c->finish));
     if (c->finish == FINISH_STOP && c->stop_index >= 0 && c->stop_index < stops->n)
         buf_json_string(out, stops->text[c->stop_index], stops->size[c->stop_index]);
     else if (c->finish == FINISH_STOP && c->stop_token >= 0)

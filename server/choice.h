@@ -12,6 +12,7 @@
 
 #include "engine/base/buf.h"
 #include "engine/engine.h"
+#include "server/toolcall.h"
 
 enum choice_shape { CHOICE_CHAT, CHOICE_LEGACY };
 
@@ -20,6 +21,9 @@ struct choice {
     bool want_logprobs, want_ids;
     bool show_special;   /* special tokens are part of the text */
     struct buf text;                  /* UTF-8 */
+    struct toolcall *parser;          /* chat: takes the text apart; NULL: it is text alone */
+    struct buf reasoning;             /* what the parser found, for a whole answer: */
+    struct buf calls, arguments;      /* the calls' JSON, the last one open; its arguments so far */
     struct buf entries;               /* chat: list items; legacy: `tokens` */
     struct buf values, tops, offsets; /* legacy: token_logprobs, top_logprobs, text_offset */
     struct buf ids;                   /* token ids, comma-separated */
@@ -28,6 +32,7 @@ struct choice {
     /* the end */
     bool done;
     enum finish_reason finish;
+    const char *finish_word; /* instead of finish's own; or NULL */
     int stop_index;
     int32_t stop_token; /* -1: none, or one of the model's own EOS ids */
     struct engine_usage usage;

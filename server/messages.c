@@ -15,6 +15,8 @@ struct build {
     json_t *issued; /* object: ids of the tool calls so far, as keys */
     struct err *err;
     char path[96]; /* of the message: "messages[3]" */
+    char function_id[16]; /* of the last function_call; "" */
+    int n_function_calls;
 };
 
 enum role { ROLE_SYSTEM, ROLE_USER, ROLE_ASSISTANT, ROLE_TOOL, ROLE_FUNCTION };
@@ -217,13 +219,37 @@ static int build_call(struct build *b, const json_t *call, struct path path, jso
     return 0;
 }
 
+/* The older form of one call, which has no id: it gets one, and the function message that answers
+ * it gets the same. Nine digits: what the strictest templates ask of an id. */
+static int build_function_call(struct build *b, const json_t *message, json_t *target, bool *any)
+{
+    const json_t *name = NULL, *arguments = NULL, *call = field_get(message, "function_call");
+    struct path path = below(b->path, "function_call");
+    if (!call)
+        return 0;
+    if (!json_is_object(call))
+        return wrong_type(b->err, path, "an object", call);
+    int code = member_string(b, path.text, call, "name", MESSAGES_ID_BYTES_MAX, &name);
+    if (code <= 0)
+        return code ? code : missing(b->err, below(path.text, "name"));
+    code = member_string(b, path.text, call, "arguments", MESSAGES_TEXT_BYTES_MAX, &arguments);
+    if (code <= 0)
+        return code ? code : missing(b->err, below(path.text, "arguments"));
+    snprintf(b->function_id, sizeof b->function_id, "%09d", ++b->n_function_calls);
+    json_t *built =
+        json_pack("[{s:s, s:s, s:{s:O, s:o}}]", "id", b->function_id, "type", "function",
+                  "function", "name", name, "arguments", build_arguments(arguments));
+    *any = true;
+    return json_object_set_new(target, "tool_calls", built) ? no_memory(b->err) : 0;
+}
+
 static int build_calls(struct build *b, const json_t *message, json_t *target, bool *any)
 {
     const json_t *sent = field_get(message, "tool_calls");
     struct path path = below(b->path, "tool_calls");
     *any = false;
     if (!sent)
-        return 0;
+        return build_function_call(b, message, target, any);
     if (!json_is_array(sent))
         return wrong_type(b->err, path, "an array", sent);
     size_t n = json_array_size(sent);
@@ -322,6 +348,9 @@ static int build_message(struct build *b, const json_t *message, json_t *target)
         code = missing(b->err, below(b->path, "content"));
     if (!code && role == ROLE_TOOL)
         code = build_tool(b, message, target);
+    if (!code && role == ROLE_FUNCTION && b->function_id[0] &&
+        json_object_set_new(target, "tool_call_id", json_string(b->function_id)))
+        code = no_memory(b->err);
     if (!code) {
         code = member_string(b, b->path, message, "name", MESSAGES_NAME_BYTES_MAX, &name);
         if (!code && role == ROLE_FUNCTION)

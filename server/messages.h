@@ -21,7 +21,8 @@ enum {
  *   content    a string (text parts are joined with a line break between two), or null for an
  *              assistant that only called tools
  *   name, tool_call_id, reasoning_content   as sent, when sent
- *   tool_calls [{id, type: "function", function: {name, arguments}}]; arguments, a JSON text, are
+ *   tool_calls (also for function_call, whose function message gets its tool_call_id)
+ *              [{id, type: "function", function: {name, arguments}}]; arguments, a JSON text, are
  *              parsed when they are a JSON object (templates print them), else kept as text
  * Errors carry the path: "messages[3].content[0].type". ERR_MISSING, ERR_TYPE, ERR_VALUE,
  * ERR_UNSUPPORTED_VALUE, ERR_ARRAY_LONG, ERR_ARRAY_EMPTY, ERR_STRING_LONG, ERR_NOMEM. */

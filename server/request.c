@@ -427,6 +427,18 @@ static int parse_final_message(struct request *r, struct err *err)
     return 0;
 }
 
+/* vLLM's switch, and llama.cpp's. */
+static int parse_reasoning(struct request *r, struct err *err)
+{
+    struct field_string format;
+    r->split_reasoning = r->show_reasoning = true;
+    TRY(field_bool(r->root, "include_reasoning", &r->show_reasoning, err));
+    int code = field_string(r->root, "reasoning_format", 64, &format, err);
+    TRY(code);
+    r->split_reasoning = !code || strcmp(format.text, "none");
+    return 0;
+}
+
 static int parse_chat_fields(struct request *r, const struct request_limits *limits,
                              struct arena *arena, struct err *err)
 {
@@ -436,6 +448,8 @@ static int parse_chat_fields(struct request *r, const struct request_limits *lim
     TRY(parse_chat_logprobs(r, err));
     TRY(messages_build(field_get(r->root, "messages"), &r->messages, err));
     TRY(parse_kwargs(r, err));
+    TRY(tools_parse(r->root, &r->tools, arena, err));
+    TRY(parse_reasoning(r, err));
     return parse_final_message(r, err);
 }
 
@@ -628,6 +642,7 @@ void request_free(struct request *r)
         return;
     json_decref(r->messages);
     json_decref(r->kwargs);
+    tools_free(&r->tools);
     json_decref(r->root);
     r->messages = r->kwargs = r->root = NULL;
     r->prompt = NULL;

@@ -15,6 +15,7 @@
 #include "engine/base/err.h"
 #include "engine/sample.h"
 #include "engine/stream.h"
+#include "server/tools.h"
 
 enum {
     REQUEST_N_MAX = 128,
@@ -25,7 +26,6 @@ enum {
     REQUEST_TOP_MAX = SAMPLE_TOP_MAX,
     REQUEST_LEGACY_TOP_MAX = 5, /* completions */
     REQUEST_BEST_OF_MAX = 20,
-    REQUEST_TOOLS_MAX = 128,
     REQUEST_MODEL_BYTES_MAX = 256,
     REQUEST_SALT_BYTES_MAX = 1024,
     REQUEST_COMPLETION_TOKENS = 16 /* OpenAI's default of /v1/completions */
@@ -56,7 +56,10 @@ struct request {
     /* chat; new references until request_free */
     json_t *messages; /* as chat_render wants them; see messages.h */
     json_t *kwargs;   /* or NULL */
+    struct tools tools;
     bool add_generation_prompt, continue_final_message;
+    bool split_reasoning; /* else it stays in the text (reasoning_format "none") */
+    bool show_reasoning;  /* else it is left out (include_reasoning false) */
     /* completions */
     bool echo;
     const json_t *prompt; /* string or array, borrowed from root; see prompt.h */

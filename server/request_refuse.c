@@ -35,7 +35,6 @@ static const struct refuse_row refuse_shared[] = {
 static const struct refuse_row refuse_chat[] = {
     {"chat_template", REFUSE_SET},
     {"documents", REFUSE_SET},
-    {"functions", REFUSE_SET},
     {"echo", REFUSE_SET},
 };
 
@@ -91,43 +90,6 @@ static int check_response_format(const json_t *root, struct err *err)
                      "'json_schema'.");
 }
 
-/* "none" and "auto" mean the same where there are no tools; anything else asks for one. */
-static int check_choice(const json_t *root, const char *name, const char *what, struct err *err)
-{
-    const json_t *choice = field_get(root, name);
-    if (!choice)
-        return 0;
-    if (!json_is_string(choice) && !json_is_object(choice))
-        return field_type_error(err, name, "a string or an object", choice);
-    if (json_is_string(choice) &&
-        (!strcmp(json_string_value(choice), "none") || !strcmp(json_string_value(choice), "auto")))
-        return 0;
-    return err_param(err, ERR_VALUE, name,
-                     "Invalid value for '%s': it is only allowed when '%s' are specified.", name,
-                     what);
-}
-
-static int check_tools(const json_t *root, struct err *err)
-{
-    const json_t *tools = NULL;
-    bool parallel;
-    int code = field_array(root, "tools", &tools, err);
-    if (code < 0)
-        return code;
-    if (tools && json_array_size(tools) > REQUEST_TOOLS_MAX)
-        return err_param(err, ERR_ARRAY_LONG, "tools",
-                         "Invalid 'tools': array too long. Expected at most %d, but got %zu.",
-                         REQUEST_TOOLS_MAX, json_array_size(tools));
-    if (tools && json_array_size(tools))
-        return err_param(err, ERR_UNSUPPORTED_PARAM, "tools",
-                         "Unsupported parameter: 'tools' is not supported by this server.");
-    if ((code = check_choice(root, "tool_choice", "tools", err)) ||
-        (code = check_choice(root, "function_call", "functions", err)))
-        return code;
-    code = field_bool(root, "parallel_tool_calls", &parallel, err); /* without tools: no matter */
-    return code < 0 ? code : 0;
-}
-
 static int check_modalities(const json_t *root, struct err *err)
 {
     const json_t *modalities = NULL;
@@ -149,8 +111,7 @@ static int check_modalities(const json_t *root, struct err *err)
 int request_refuse_chat(const json_t *root, struct err *err)
 {
     int code;
-    if ((code = check_response_format(root, err)) || (code = check_tools(root, err)) ||
-        (code = check_modalities(root, err)) ||
+    if ((code = check_response_format(root, err)) || (code = check_modalities(root, err)) ||
         (code =
              refuse_rows(root, refuse_shared, sizeof refuse_shared / sizeof refuse_shared[0], err)))
         return code;

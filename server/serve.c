@@ -163,6 +163,12 @@ static void serve_on_loaded(uv_async_t *async)
         uv_stop(&s->loop);
         return;
     }
+    if (toolcall_detect(&app->format, engine_chat(s->engine), engine_tokenizer(s->engine),
+                        s->config->tool_call_parser, s->config->reasoning_parser, &s->load_err)) {
+        s->end = SERVE_ERROR;
+        uv_stop(&s->loop);
+        return;
+    }
     app->engine = s->engine;
     app->created = (int64_t)time(NULL);
     const struct config_list *names = &s->config->served_model_name;

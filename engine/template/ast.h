@@ -82,6 +82,7 @@ struct template {
     const char *source; /* newlines normalised */
     size_t n;
     struct node_list body;
+    struct name **names; /* intern table: the names that occur */
     struct str *loop_name, *varargs_name, *kwargs_name, *caller_name; /* interned */
 };
 

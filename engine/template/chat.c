@@ -269,6 +269,18 @@ const struct template *chat_template(const struct chat *c, bool tools)
     return tools && c->with_tools ? c->with_tools : c->plain;
 }
 
+bool chat_takes_tools(const struct chat *c)
+{
+    const struct template *t = chat_template(c, true);
+    return t && template_names(t, "tools");
+}
+
+bool chat_holds(const struct chat *c, const char *text)
+{
+    return (c->plain && template_holds(c->plain, text)) ||
+           (c->with_tools && template_holds(c->with_tools, text));
+}
+
 static bool is_reserved(const char *name)
 {
     static const char *const names[] = {"messages", "tools", "add_generation_prompt",

@@ -24,6 +24,8 @@ void chat_close(struct chat *c); /* NULL allowed */
 bool chat_has_template(const struct chat *c);
 /* The template that serves requests with or without tools; NULL: the model has none. */
 const struct template *chat_template(const struct chat *c, bool tools);
+bool chat_takes_tools(const struct chat *c); /* the template for tools reads the variable `tools` */
+bool chat_holds(const struct chat *c, const char *text); /* in the source of one of its templates */
 
 struct chat_request {
     const json_t *messages;  /* array; content strings or null (parts already joined) */

@@ -171,15 +171,24 @@ void parse_append(struct parser *p, struct node_list *list, struct node *item)
     list->items[list->n++] = item;
 }
 
-struct str *parse_intern(struct parser *p, const char *text, size_t n)
+/* The bucket of a name, and the name if it is there. */
+static struct name **find_name(struct name **names, const char *text, size_t n, struct name **found)
 {
     uint32_t hash = 2166136261u;
     for (size_t i = 0; i < n; i++)
         hash = (hash ^ (unsigned char)text[i]) * 16777619u;
-    struct name **bucket = &p->names[hash & (NAMES_BUCKETS - 1)];
-    for (struct name *name = *bucket; name; name = name->next)
-        if (name->str.n == n && memcmp(name->str.data, text, n) == 0)
-            return &name->str;
+    struct name **bucket = &names[hash & (NAMES_BUCKETS - 1)];
+    for (*found = *bucket; *found; *found = (*found)->next)
+        if ((*found)->str.n == n && memcmp((*found)->str.data, text, n) == 0)
+            break;
+    return bucket;
+}
+
+struct str *parse_intern(struct parser *p, const char *text, size_t n)
+{
+    struct name *known, **bucket = find_name(p->names, text, n, &known);
+    if (known)
+        return &known->str;
     struct name *name = arena_alloc(&p->t->arena, sizeof *name);
     struct text_span *span = arena_alloc(&p->t->arena, sizeof *span);
     if (!name || !span) {
@@ -553,8 +562,10 @@ int template_parse(const char *source, size_t n, struct template **out, struct e
     struct template *t = arena_alloc(&arena, sizeof *t);
     struct name **names = arena_array(&arena, NAMES_BUCKETS, sizeof *names);
     struct parser p = {.t = t, .names = names, .err = err};
-    if (t)
+    if (t) {
         t->arena = arena;
+        t->names = names;
+    }
     if (!t || !names || normalise(t, source, n)) {
         arena_free(t ? &t->arena : &arena);
         return err_set(err, ERR_NOMEM, "out of memory for the template");
@@ -572,6 +583,18 @@ int template_parse(const char *source, size_t n, struct template **out, struct e
     }
     *out = t;
     return 0;
+}
+
+bool template_names(const struct template *t, const char *name)
+{
+    struct name *found;
+    find_name(t->names, name, strlen(name), &found);
+    return found != NULL;
+}
+
+bool template_holds(const struct template *t, const char *text)
+{
+    return memmem(t->source, t->n, text, strlen(text)) != NULL;
 }
 
 void template_free(struct template *t)

@@ -16,6 +16,7 @@
 #define SIROCCO_TEMPLATE_H
 
 #include <jansson.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <time.h>
 
@@ -35,6 +36,10 @@ void template_text_free(struct template_text *t);
 /* source is copied. ERR_FORMAT "line 3, column 7: ...". */
 int template_parse(const char *source, size_t n, struct template **out, struct err *err);
 void template_free(struct template *t); /* NULL allowed */
+
+/* Does an expression or statement of the template use this name? Does its source hold this text? */
+bool template_names(const struct template *t, const char *name);
+bool template_holds(const struct template *t, const char *text);
 
 /* context: a JSON object of the template's variables; trusted_names (NULL-terminated, or NULL)
  * lists its top-level strings that count as template text. now: what strftime_now formats (local

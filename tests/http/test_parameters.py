@@ -10,6 +10,7 @@ import pytest
 from conftest import data_path, sse
 
 HI = [{"role": "user", "content": "What is the capital of France?"}]
+TOOL = {"type": "function", "function": {"name": "f"}}
 ANSWER = "The capital of France is Paris."
 
 
@@ -132,9 +133,19 @@ BAD = [
     (chat(response_format={"type": "xml"}), 400, "invalid_value", "response_format.type"),
     (chat(response_format={"type": "json_object"}), 400, ..., ...),
     (chat(response_format={"type": "json_schema", "json_schema": {"name": "a", "schema": {}}}), 400, ..., ...),
-    (chat(tools=[{"type": "function", "function": {"name": "f"}}]), 400, "unsupported_parameter", "tools"),
+    (chat(tools=[TOOL], tool_choice="required"), 400, "unsupported_value", "tool_choice"),
+    (chat(tools=[TOOL], tool_choice={"type": "function", "function": {"name": "f"}}), 400,
+     "unsupported_value", "tool_choice"),
+    (chat(tools=[TOOL], tool_choice={"type": "function", "function": {"name": "g"}}), 400,
+     "invalid_value", "tool_choice.function.name"),
+    (chat(tools=[{"type": "function", "function": {"name": "f", "strict": True}}]), 400,
+     "unsupported_value", "tools[0].function.strict"),
+    (chat(tools=[TOOL] * 129), 400, "array_above_max_length", "tools"),
+    (chat(tools=[TOOL, TOOL]), 400, "invalid_value", "tools[1].function.name"),
+    (chat(tools=[{"type": "custom", "custom": {"name": "f"}}]), 400, "unsupported_value", "tools[0].type"),
     (chat(tool_choice="required"), 400, ..., "tool_choice"),
-    (chat(functions=[{"name": "f"}]), 400, ..., "functions"),
+    (chat(tools=[TOOL], functions=[{"name": "f"}]), 400, "unsupported_parameter", "functions"),
+    (chat(functions=[{"name": "a b"}]), 400, "invalid_value", "functions[0].name"),
     (chat(metadata={"a" * 65: "b"}), 400, "string_above_max_length", ...),
     (chat(metadata={"a": 1}), 400, "invalid_type", ...),
     (chat(chat_template="{{ 1 }}"), 400, ..., "chat_template"),

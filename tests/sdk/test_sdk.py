@@ -160,9 +160,10 @@ def test_error_classes(server, client):
     with pytest.raises(openai.BadRequestError):
         client.chat.completions.create(model="sirocco-demo", messages=QUESTION,
                                        response_format={"type": "json_object"})
-    with pytest.raises(openai.BadRequestError):
+    with pytest.raises(openai.BadRequestError) as strict:
         client.chat.completions.create(model="sirocco-demo", messages=QUESTION, tools=[
-            {"type": "function", "function": {"name": "f", "parameters": {}}}])
+            {"type": "function", "function": {"name": "f", "strict": True, "parameters": {}}}])
+    assert strict.value.param == "tools[0].function.strict"
 
 
 def test_authentication():

@@ -250,6 +250,28 @@ TEST(held_stop_prefix_is_released_at_the_end)
     EXPECT_INT(s.n_held, 0);
 }
 
+TEST(a_token_without_text_ends_what_is_held)
+{
+    struct stream s;
+    struct stream_stops stops = {2, {"ab", "b-end"}, {2, 5}};
+    char out[64];
+    stream_init(&s, &stops, false);
+    EXPECT_INT(stream_add(&s, "xa", 2, out), 1);
+    EXPECT_INT(stream_break(&s, out), 1); /* "a" can no longer become "ab" */
+    EXPECT(out[0] == 'a');
+    EXPECT_INT(stream_add(&s, "b", 1, out), 0);
+    EXPECT_INT(stream_add(&s, "\xE2\x82", 2, out), 0);
+    EXPECT_INT(stream_break(&s, out), 4);
+    EXPECT(!memcmp(out, "b\xEF\xBF\xBD", 4));
+    EXPECT_INT(stream_break(&s, out), 0);
+    EXPECT(!s.stopped);
+    stops = (struct stream_stops){2, {"abc", "b"}, {3, 1}};
+    EXPECT_INT(stream_add(&s, "ab", 2, out), 0); /* "b" has come, but "abc" starts before it */
+    EXPECT_INT(stream_break(&s, out), 1);
+    EXPECT(s.stopped && s.stop_index == 1 && out[0] == 'a');
+    EXPECT_INT(stream_break(&s, out), 0);
+}
+
 TEST(output_stays_within_its_capacity)
 {
     /* a full held buffer of stop prefix, then bytes that each become a replacement character */
