@@ -106,6 +106,8 @@ static int add_one(struct tokenizer *t, struct spm_model *m, const char *key, co
     int code = parse_added(key, entry, &added, err);
     if (code)
         return code;
+    if (added.id >= t->vocab.size_max && added.id < VOCAB_SIZE_MAX)
+        return 0; /* the model has no such token */
     const char *text = json_string_value(added.content);
     size_t n = json_string_length(added.content);
     bool special = json_is_true(json_object_get(entry, "special"));
