@@ -8,6 +8,7 @@
  * Every op is one call; where an architecture differs, the difference gates that one call. */
 #include "engine/forward.h"
 
+#include <math.h>
 #include <stdlib.h>
 
 #include "engine/base/size.h"
@@ -32,6 +33,7 @@ struct forward {
     /* host memory */
     float *host_logits;  /* [n_logits_max][vocab] */
     struct pick_result *picks; /* [n_logits_max] */
+    float *q_scale;            /* [rows]; NULL unless the model scales queries by position */
 };
 
 /* ---- sizes */
@@ -155,6 +157,8 @@ static bool alloc_buffers(struct forward *f)
         all = (f->cos_sin[i] = floats(f, s.rows, 2 * (size_t)m->ropes[i].n_freq)) != NULL;
     f->host_logits = all ? calloc(s.logits * s.vocab, sizeof *f->host_logits) : NULL;
     f->picks = calloc(s.logits, sizeof *f->picks);
+    if (m->query_scale_beta > 0)
+        all = (f->q_scale = calloc(s.rows, sizeof *f->q_scale)) && all;
     return all && f->host_logits && f->picks;
 }
 
@@ -224,6 +228,7 @@ void forward_close(struct forward *f)
     f->k->free(f->device, f->logits);
     free(f->host_logits);
     free(f->picks);
+    free(f->q_scale);
     free(f);
 }
 
@@ -279,7 +284,8 @@ static int attention_block(struct forward *f, const struct batch *b, int i)
                                         .q = f->q, .k = f->key, .v = f->value,
                                         .cos_sin = f->cos_sin[l->rope], .slots = b->slots, .n = n,
                                         .n_heads = m->n_heads, .n_freq = rope->n_freq, .layer = i,
-                                        .interleaved = m->rope_interleaved}))
+                                        .interleaved = m->rope_interleaved,
+                                        .q_scale = f->q_scale}))
         return -1;
     if (f->k->attention(f->device, &(struct attention_args){
                                        .out = f->att, .q = f->q, .seqs = b->seqs,
@@ -318,6 +324,15 @@ static int ffn_block(struct forward *f, const struct batch *b, int i)
     return project(f, &l->down, f->gate, l->post_ffn_norm, n);
 }
 
+/* Attention over many keys flattens: queries far into a context are lengthened. */
+static void scale_queries(struct forward *f, const struct batch *b)
+{
+    const struct model *m = f->m;
+    for (int i = 0; f->q_scale && i < b->n_tokens; i++)
+        f->q_scale[i] =
+            1 + m->query_scale_beta * logf(1 + (float)(b->pos[i] / m->query_scale_from));
+}
+
 int forward_run(struct forward *f, const struct batch *b, struct err *err)
 {
     const struct model *m = f->m;
@@ -325,6 +340,7 @@ int forward_run(struct forward *f, const struct batch *b, struct err *err)
     if (!n)
         return 0;
     CHECK(n <= f->options.n_tokens_max);
+    scale_queries(f, b);
     rc = f->k->embed(f->device, &(struct embed_args){.out = f->x, .table = &m->embed,
                                                      .tokens = b->tokens, .n = n,
                                                      .scale = m->embed_scale});

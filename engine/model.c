@@ -7,7 +7,6 @@
 #include <math.h>
 #include <stdlib.h>
 
-#include "engine/base/log.h"
 #include "engine/model_config.h"
 
 /* The llama3 scaling of one frequency (Llama 3.1, reference code): wavelengths well inside the
@@ -97,6 +96,8 @@ static void take_config(struct model *m, const struct model_config *c)
     /* Mistral's own files have q and k as they were trained, on neighbouring pairs */
     m->rope_interleaved = c->format == MODEL_MISTRAL ||
                           (c->format == MODEL_GGUF && c->arch->gguf_interleaved);
+    m->query_scale_beta = c->query_scale_from ? (float)c->query_scale_beta : 0;
+    m->query_scale_from = (int)c->query_scale_from;
     m->window_max = (int)c->window;
     for (int i = 0; i < m->n_layers; i++)
         if (!c->windowed[i])
@@ -115,9 +116,6 @@ static int open_parts(struct model *m, struct model_config *c, const struct sour
         rc = model_config_hf(c, m, source, err);
     if (rc)
         return rc;
-    if (c->query_scale_from && c->context_length == c->query_scale_from)
-        log_event(LOG_WARN, "the model's context is cut to %lld tokens: scaling queries beyond is "
-                  "not supported", (long long)c->context_length);
     take_config(m, c);
     rc = add_rope(m, c, c->rope_theta, true, err);
     if (!rc && c->rope_local_theta > 0)

@@ -47,6 +47,9 @@ struct model {
     int window_max;     /* 0 if some layer sees everything, else the largest window */
     float norm_eps, attn_scale, attn_softcap, logit_softcap, embed_scale;
     bool rope_interleaved; /* GGUF llama files store q and k for interleaved pairs */
+    /* the query at position p is times 1 + beta ln(1 + floor(p / from)); beta 0: it is not */
+    float query_scale_beta;
+    int query_scale_from;
     struct model_rope ropes[MODEL_ROPES_MAX];
     int n_ropes;
     struct matrix embed, head; /* [vocab][dim]; head equals embed when tied */

@@ -117,8 +117,6 @@ int model_config_finish(struct model_config *c, struct err *err)
         c->rope_local_theta = c->arch->rope_local_base;
     if (c->arch->rope_local_base <= 0)
         c->rope_local_theta = 0;
-    if (c->query_scale_from && c->context_length > c->query_scale_from)
-        c->context_length = c->query_scale_from;
     int rc = check_yarn(c, err);
     return rc ? rc : check_experts(c, err);
 }

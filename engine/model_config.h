@@ -29,7 +29,8 @@ struct model_config {
     double rope_mscale;                   /* YaRN: cosines and sines are times this */
     bool rope_exact_range;                /* YaRN: the ramp's ends are not rounded to dimensions */
     int64_t rope_original_context;
-    int64_t query_scale_from;             /* positions from here on scale queries; 0: none do */
+    double query_scale_beta;              /* queries from position query_scale_from on are scaled */
+    int64_t query_scale_from;             /* 0: none are */
     enum { TIED_NO, TIED_YES, TIED_IF_ABSENT } tied; /* if absent: when no head is in the file */
 };
 

@@ -193,8 +193,10 @@ static int read_yarn(struct model_config *c, const json_t *object, struct err *e
     if (!c->rope_original_context || c->rope_high <= c->rope_low)
         return bad(err, "rope scaling", "lacks original_max_position_embeddings, or beta_fast <= "
                                         "beta_slow");
-    if (beta > 0 && c->arch->query_scale)
+    if (beta > 0 && c->arch->query_scale) {
+        c->query_scale_beta = beta;
         c->query_scale_from = c->rope_original_context;
+    }
     return 0;
 }
 

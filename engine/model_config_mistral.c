@@ -155,14 +155,12 @@ static int read_yarn(struct model_config *c, struct model_json yarn, struct err 
     return 0;
 }
 
-/* Queries at position p are times 1 + beta ln(1 + floor(p / original)): nothing below original. */
 static int read_query_scale(struct model_config *c, struct model_json scaling, struct err *err)
 {
-    double beta = 0;
     if (!scaling.object)
         return 0;
-    int rc = model_json_float(scaling, "beta", 0, 1e6, &beta, err);
-    if (!rc && beta > 0) {
+    int rc = model_json_float(scaling, "beta", 0, 1e6, &c->query_scale_beta, err);
+    if (!rc && c->query_scale_beta > 0) {
         rc = model_json_int(scaling, "original_max_position_embeddings", 1, 1 << 27,
                             &c->query_scale_from, err);
         if (!rc && !c->query_scale_from)

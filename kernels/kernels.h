@@ -106,6 +106,7 @@ struct rope_store_args {
     const int64_t *slots; /* [n] */
     int n, n_heads, n_freq, layer;
     bool interleaved;
+    const float *q_scale; /* [n], host memory: factor on a token's rotated query; NULL: 1 */
 };
 
 /* One sequence's part of a ragged batch: q_len queries, rows q_start.. of q; the last query is at

@@ -104,6 +104,9 @@ static void store_token(const struct store_job *job, int i)
 
     for (int h = 0; h < a->n_heads; h++)
         d->ops.rope_head(q + (size_t)h * head_dim, cos_sin, a->n_freq, a->interleaved);
+    if (a->q_scale && a->q_scale[i] != 1)
+        for (size_t j = 0; j < (size_t)a->n_heads * head_dim; j++)
+            q[j] *= a->q_scale[i];
     for (size_t h = 0; h < n_kv; h++, head++, k += head_dim, v += head_dim) {
         size_t base = head * head_dim * block_size;
         d->ops.rope_head(k, cos_sin, a->n_freq, a->interleaved);

@@ -8,9 +8,9 @@ enum { PROMPT = 40, SEQS = 5 };
 static const enum quant_type kv_types[] = {QUANT_F32, QUANT_F16, QUANT_BF16};
 static const int block_sizes[] = {8, 16, 32};
 /* a window; experts; biases; soft caps; norms on q and k with two rope bases; windows on some
- * layers, in Mistral's layout */
+ * layers, in Mistral's layout; queries scaled by position */
 static const char *const models[] = {"mistral", "mixtral", "qwen2",
-                                     "gemma2",  "gemma3",  "ministral-native"};
+                                     "gemma2",  "gemma3",  "ministral-native", "ministral3"};
 
 static void make_prompt(int32_t *tokens, int n, int vocab, unsigned seed)
 {
@@ -118,6 +118,7 @@ TEST_SECONDS(exact_qwen2, 120) { check_model(models[2]); }
 TEST_SECONDS(exact_gemma2, 120) { check_model(models[3]); }
 TEST_SECONDS(exact_gemma3, 120) { check_model(models[4]); }
 TEST_SECONDS(exact_ministral_native, 120) { check_model(models[5]); }
+TEST_SECONDS(exact_ministral3, 120) { check_model(models[6]); }
 
 /* A trained model of real size, at the standard options. */
 TEST_SECONDS(exact_demo, 120)

@@ -49,7 +49,7 @@ static struct device *store(struct setup *s, int n_threads, int block_size)
         bad[i] = NAN;
     for (int i = 0; i < block_size; i++) {
         int64_t slot = i;
-        struct rope_store_args a = {q, bad, bad, NULL, &slot, 1, heads(s), 0, 1, false};
+        struct rope_store_args a = {q, bad, bad, NULL, &slot, 1, heads(s), 0, 1, false, NULL};
         check_expect(k->rope_store(d, &a) == 0, "poisons");
     }
     for (int i = 0; i < s->n_seqs; i++) {
@@ -60,7 +60,7 @@ static struct device *store(struct setup *s, int n_threads, int block_size)
             int64_t slot = (int64_t)s->blocks[i][p / block_size] * block_size + p % block_size;
             memcpy(key, s->keys[i] + (size_t)(p * width), (size_t)width * sizeof *key);
             struct rope_store_args a = {q,     key, s->values[i] + (size_t)(p * width), NULL,
-                                        &slot, 1,   heads(s), 0, 1, false};
+                                        &slot, 1,   heads(s), 0, 1, false, NULL};
             k->rope_store(d, &a);
         }
         int first = s->kv_len[i] - s->q_len[i] - s->window + 1;

@@ -346,7 +346,7 @@ static void bench_attention(int level, enum quant_type type)
     check_fill(v, KV * DIM);
     kernels_cpu()->kv_open(d, &kv);
     for (int64_t slot = 0; slot < (int64_t)kv.n_blocks * BLOCK; slot++) {
-        struct rope_store_args a = {q, k, v, NULL, &slot, 1, HEADS, 0, 0, false};
+        struct rope_store_args a = {q, k, v, NULL, &slot, 1, HEADS, 0, 0, false, NULL};
         kernels_cpu()->rope_store(d, &a);
     }
     for (int i = 0; i < SEQS; i++) {
@@ -450,7 +450,7 @@ static void step_call(void *arg)
 
     for (int layer = 0; layer < STEP_LAYERS; layer++) {
         struct rope_store_args rope = {b->qv, b->kv, b->vv, b->cos_sin, &slot, 1, STEP_HEADS,
-                                       STEP_HEAD / 2, layer, false};
+                                       STEP_HEAD / 2, layer, false, NULL};
         struct attention_args attention = {b->a, b->qv, &seq, 1, STEP_HEADS, layer, 0, 0.1f, 0};
         k->norm(b->d, &norm);
         step_linear(b, b->y, false, &b->q, b->qv, &b->k, b->kv, &b->v, b->vv);

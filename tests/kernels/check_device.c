@@ -60,7 +60,7 @@ static void latch(void)
     check_expect(k->kv_bytes_per_block(&kv) == 2 * 8 * 4 * 4, "bytes per block");
     check_expect(!k->kv_open(d, &kv) && !k->norm(d, &norm) && !k->sync(d), "good calls");
     check_expect(k->device_error(d)[0] == 0, "no error yet");
-    struct rope_store_args store = {x, x, x, cos_sin, &slot, 1, 1, 2, 0, false};
+    struct rope_store_args store = {x, x, x, cos_sin, &slot, 1, 1, 2, 0, false, NULL};
     check_expect(k->rope_store(d, &store) == -1 && strstr(k->device_error(d), "99"), "slot 99: %s",
                  k->device_error(d));
     check_expect(k->norm(d, &norm) == -1 && k->sync(d) == -1, "later ops fail");

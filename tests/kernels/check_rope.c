@@ -83,6 +83,28 @@ static void stored(struct device *d, const struct shape *s, const int64_t *slots
     }
 }
 
+/* The step `done` again with a factor per token: queries are times it, keys are as before. */
+static void scaled(struct device *d, const struct shape *s, struct rope_store_args done,
+                   const float *q, const float *k)
+{
+    size_t width = (size_t)(s->n_heads * s->head_dim), nk = (size_t)(s->n * s->n_kv * s->head_dim);
+    float *want = check_floats((size_t)s->n * width), *factors = check_floats((size_t)s->n);
+    struct rope_store_args a = done;
+    a.q = check_floats((size_t)s->n * width);
+    a.k = check_floats(nk);
+    a.q_scale = factors;
+    memcpy(a.q, q, (size_t)s->n * width * sizeof *q);
+    memcpy(a.k, k, nk * sizeof *k);
+    for (int i = 0; i < s->n; i++) {
+        factors[i] = 1 + 0.25f * (float)i;
+        for (size_t j = (size_t)i * width; j < (size_t)(i + 1) * width; j++)
+            want[j] = done.q[j] * factors[i];
+    }
+    check_expect(kernels_cpu()->rope_store(d, &a) == 0, "runs");
+    check_same(a.q, want, (size_t)s->n * width, "scaled q");
+    check_same(a.k, done.k, nk, "k beside scaled q");
+}
+
 static void one(int level, struct shape s, enum quant_type type, bool interleaved)
 {
     const struct kernels *k = kernels_cpu();
@@ -104,7 +126,8 @@ static void one(int level, struct shape s, enum quant_type type, bool interleave
     memcpy(q2, q, nq * sizeof *q);
     memcpy(k1, k0, nk * sizeof *q);
     memcpy(k2, k0, nk * sizeof *q);
-    struct rope_store_args a = {q1, k1, v, cs, slots, s.n, s.n_heads, s.n_freq, 1, interleaved};
+    struct rope_store_args a = {q1, k1, v, cs, slots, s.n, s.n_heads, s.n_freq, 1, interleaved,
+                                NULL};
     check_expect(k->rope_store(d, &a) == 0, "runs");
     rotated(&s, q, q1, cs, s.n_heads, interleaved);
     rotated(&s, k0, k1, cs, s.n_kv, interleaved);
@@ -122,6 +145,7 @@ static void one(int level, struct shape s, enum quant_type type, bool interleave
     check_same(q2, q1, nq, "q one by one");
     check_same(k2, k1, nk, "k one by one");
     stored(d, &s, slots, q1, v, type);
+    scaled(d, &s, a, q, k0);
     k->close(d);
 }
 

@@ -165,7 +165,9 @@ TEST(model_config_mistral_yarn)
     struct opened o = accept_with("ministral3-native", NULL);
     EXPECT_STR(o.m->arch->name, "ministral3");
     EXPECT_NEAR(o.m->ropes[0].mscale, 1, 0);
-    EXPECT_INT(o.m->context_length, 64); /* where queries would begin to be scaled */
+    EXPECT_INT(o.m->context_length, 256);
+    EXPECT_INT(o.m->query_scale_from, 16);
+    EXPECT_NEAR(o.m->query_scale_beta, 0.1, 1e-7);
     EXPECT(o.m->head.data == o.m->embed.data);
     close_opened(&o);
     o = accept_with("mistral-yarn-native", NULL);
