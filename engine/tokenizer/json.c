@@ -115,7 +115,7 @@ static int read_added(struct tokenizer *t, const json_t *root, struct err *err)
         const char *text = json_string_value(content);
         size_t n = json_string_length(content);
         if (json_integer_value(id) >= t->vocab.size_max && json_integer_value(id) < VOCAB_SIZE_MAX)
-            continue; /* the model has no such token: Gemma 3's text models lack their image token */
+            continue; /* the model lacks it: Gemma 3's text models have no image token */
         bool special = json_is_true(json_object_get(item, "special"));
         int32_t known = vocab_find(&t->vocab, text, n);
         if (known < 0 || known != json_integer_value(id)) {

@@ -3,10 +3,10 @@
  * A tokenizer is built by tokenizer_open (open.c) on one thread and immutable after it; encoding
  * and decoding keep their work in the call, so any thread may run them.
  *
- * Encoding: text -> [added token | segment]... -> per segment: normal.c, pretok.c, and bpe.c or
- * unigram.c; or the
- * sentencepiece library -> ids. Special tokens are recognised only inside a trusted span;
- * everywhere else their texts are plain text, and no kind makes a special token of plain text. */
+ * Encoding: text -> [added token | segment]... -> per segment: normal.c, pretok.c and bpe.c or
+ * unigram.c; or the sentencepiece library -> ids. Special tokens are recognised only inside a
+ * trusted span; everywhere else their texts are plain text, and no kind makes a special token of
+ * plain text. */
 #include "engine/tokenizer/tokenizer.h"
 
 #include <stdlib.h>

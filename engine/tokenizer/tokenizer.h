@@ -32,9 +32,9 @@ struct text_span {
 
 /* Picks tokenizer.json, else tekken.json, else tokenizer.model (or a name ending in .model.vN),
  * else the GGUF's vocabulary (gguf may be NULL). prefer: NULL, or "json", "tekken" or "spm" to take
- * that one when it is there. vocab_size is the model's: ids beyond it are refused, but
- * added tokens beyond it are left out, plain text then; 0: no model, as many ids as the file has.
- * ERR_FORMAT names file and field; unsupported kinds are named. */
+ * that one when it is there. vocab_size is the model's: ids beyond it are refused, but added
+ * tokens beyond it are left out (their texts are plain text); 0: no model, as many ids as the file
+ * has. ERR_FORMAT names file and field; unsupported kinds are named. */
 int tokenizer_open(const struct source *source, const struct gguf *gguf, int vocab_size,
                    const char *prefer, struct tokenizer **out, struct err *err);
 /* The same without a model: path is a folder with such files, or one of them under any name, or a
