@@ -17,6 +17,13 @@
  * ERR_FORMAT. */
 int cmd_render(int argc, char **argv, FILE *in, FILE *out, struct err *err);
 
+/* `sirocco tokenize --tokenizer PATH [--mistral-version vN] --jsonl`: each line {"text": ...} or
+ * {"request": {...}, "mode": "serving|test|finetuning|fim"} becomes {"token_ids": [...], "text":
+ * the tokens' pieces joined} or {"error": KIND, "message": ...}. A text is encoded without BOS, EOS
+ * and control tokens; a request by Mistral's own encoding (mistral.h), KIND its exception or
+ * InvalidLine. ERR_USAGE, ERR_IO, ERR_FORMAT. */
+int cmd_tokenize(int argc, char **argv, FILE *in, FILE *out, struct err *err);
+
 /* ---- what they share (cmd.c) */
 
 struct cmd_option {

@@ -137,6 +137,11 @@ static int main_render(int argc, char **argv)
     return main_lines(cmd_render, argc, argv);
 }
 
+static int main_tokenize(int argc, char **argv)
+{
+    return main_lines(cmd_tokenize, argc, argv);
+}
+
 static int main_help(int argc, char **argv);
 
 static const struct command {
@@ -146,6 +151,7 @@ static const struct command {
 } commands[] = {
     {"serve", main_serve, "serve a model over HTTP (what is done without a subcommand)"},
     {"render", main_render, "render a chat template over JSON lines, for scripts and tests"},
+    {"tokenize", main_tokenize, "tokens of texts and chats over JSON lines, for scripts and tests"},
     {"version", main_version, "print the version"},
     {"help", main_help, "print this; `sirocco serve --help` lists the options"},
 };

@@ -29,6 +29,7 @@ struct tokenizer {
     int32_t before[AROUND_MAX], after[AROUND_MAX]; /* added around a text by add_special */
     int n_before, n_after;
     int mistral_version; /* 0 until open.c has found it, unless the file says it */
+    struct tokenizer_efforts efforts;
     bool byte_level;     /* merges bytes, and no text gets a space in front */
     bool strips_space; /* encoding puts a space in front, so decoding takes one off */
 };

@@ -77,6 +77,30 @@ static int read_config(const json_t *root, struct config *c, struct err *err)
 
 /* ---- special tokens */
 
+/* model_settings_builder.reasoning_effort: {values, default}. */
+static int read_efforts(const json_t *root, struct tokenizer_efforts *out, struct err *err)
+{
+    const json_t *builder = json_object_get(root, "model_settings_builder");
+    const json_t *row = json_object_get(builder, "reasoning_effort");
+    const json_t *values = json_object_get(row, "values");
+    const char *standard = json_string_value(json_object_get(row, "default"));
+    size_t i;
+    json_t *value;
+    out->standard = -1;
+    json_array_foreach(values, i, value) {
+        if (!json_is_string(value) || json_string_length(value) >= TOKENIZER_EFFORT_BYTES ||
+            out->n == TOKENIZER_EFFORTS_MAX)
+            return err_set(err, ERR_FORMAT,
+                           "%s: model_settings_builder.reasoning_effort.values is malformed",
+                           FILE_NAME);
+        memcpy(out->values[out->n], json_string_value(value), json_string_length(value) + 1);
+        if (standard && !strcmp(standard, out->values[out->n]))
+            out->standard = out->n;
+        out->n++;
+    }
+    return 0;
+}
+
 static int put_special(struct tokenizer *t, const struct config *c, json_int_t id, const char *text,
                        size_t n, struct err *err)
 {
@@ -221,7 +245,7 @@ static int load(struct tokenizer *t, const json_t *root, int vocab_size, struct 
     if (t->bos >= 0)
         t->before[t->n_before++] = t->bos;
     snprintf(t->kind, sizeof t->kind, "tekken.json v%d", c.version);
-    return 0;
+    return read_efforts(root, &t->efforts, err);
 }
 
 int tokenizer_load_tekken(struct tokenizer *t, const struct source_file *file, int vocab_size,

@@ -382,6 +382,11 @@ int tokenizer_mistral_version(const struct tokenizer *t)
     return t->mistral_version;
 }
 
+const struct tokenizer_efforts *tokenizer_efforts(const struct tokenizer *t)
+{
+    return &t->efforts;
+}
+
 bool tokenizer_is_byte_level(const struct tokenizer *t)
 {
     return t->byte_level;

@@ -75,6 +75,14 @@ const char *tokenizer_kind(const struct tokenizer *t);   /* "tokenizer.json (BPE
  * config.version or a file name ending in .model.vN says, else what the control tokens show. 1 for
  * every tokenizer without such tokens: whether a model is Mistral's is not asked here. */
 int tokenizer_mistral_version(const struct tokenizer *t);
+/* The reasoning efforts that a tekken.json of version 15 lets a request choose from (its
+ * model_settings_builder); n 0: none. */
+enum { TOKENIZER_EFFORTS_MAX = 8, TOKENIZER_EFFORT_BYTES = 16 };
+struct tokenizer_efforts {
+    int n, standard; /* standard: -1: a request without one has none */
+    char values[TOKENIZER_EFFORTS_MAX][TOKENIZER_EFFORT_BYTES];
+};
+const struct tokenizer_efforts *tokenizer_efforts(const struct tokenizer *t);
 /* Merges over bytes (tekken.json and the like), as against sentencepiece's characters. */
 bool tokenizer_is_byte_level(const struct tokenizer *t);
 /* Text of bos/eos/unk for templates: "<s>"; "" when none. */
