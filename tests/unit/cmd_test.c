@@ -125,3 +125,39 @@ TEST(render_refuses_wrong_options)
                    ERR_IO, "/nonexistent");
     remove(path);
 }
+
+TEST(tokenize_answers_each_line)
+{
+    const char *args[] = {"tokenize", "--tokenizer", test_path("config/demo"), "--jsonl", NULL};
+    struct err err;
+    const char *written = run(cmd_tokenize, args,
+                              "{\"text\": \"Hello world\"}\n"
+                              "{\"request\": {\"messages\": []}, \"mode\": \"test\"}\n"
+                              "{\"request\": {}, \"mode\": \"x\"}\n"
+                              "{\"request\": {}, \"mode\": \"fim\"}\n"
+                              "{}\n",
+                              0, &err);
+    EXPECT_STR(written,
+               "{\"token_ids\":[1061,1183],\"text\":\"\xE2\x96\x81Hello\xE2\x96\x81world\"}\n"
+               "{\"error\":\"InvalidMessageStructureException\",\"message\":\"Conversation must have "
+               "at least one message\"}\n"
+               "{\"error\":\"InvalidLine\",\"message\":\"mode is none of serving, test, finetuning, "
+               "fim\"}\n"
+               "{\"error\":\"ValidationError\",\"message\":\"prompt must be a text\"}\n"
+               "{\"error\":\"InvalidLine\",\"message\":\"neither a text nor a request\"}\n");
+}
+
+TEST(tokenize_refuses_wrong_options)
+{
+    const char *demo = test_path("config/demo");
+    static const char *const versions[] = {"v4", "3", "v", "v3x", "v-1", ""};
+    struct err err;
+    for (size_t i = 0; i < sizeof versions / sizeof versions[0]; i++) {
+        const char *args[] = {"tokenize", "--tokenizer", demo, "--jsonl", "--mistral-version",
+                              versions[i], NULL};
+        run(cmd_tokenize, args, "", ERR_USAGE, &err);
+    }
+    run(cmd_tokenize, (const char *[]){"tokenize", "--tokenizer", demo, NULL}, "", ERR_USAGE, &err);
+    run(cmd_tokenize, (const char *[]){"tokenize", "--tokenizer", "/nonexistent", "--jsonl", NULL},
+        "", ERR_IO, &err);
+}
