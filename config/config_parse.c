@@ -117,6 +117,8 @@ static const struct no_op {
     {"enable_prompt_tokens_details", false, NULL},
     {"enable_request_id_headers", false, NULL},
     {"cont_batching", false, NULL},
+    {"enable_auto_tool_choice", false, NULL},
+    {"enable_reasoning", false, NULL},
     {"jinja", false, NULL},
     {"mmap", false, NULL},
     {"dtype", true, NULL},
@@ -150,6 +152,8 @@ static const struct synonym {
     {"kv_cache_type", "auto", "f16"},      {"kv_cache_type", "half", "f16"},
     {"kv_cache_type", "float16", "f16"},   {"kv_cache_type", "fp16", "f16"},
     {"kv_cache_type", "bfloat16", "bf16"}, {"kv_cache_type", "float32", "f32"},
+    {"tool_call_parser", "llama3_json", "llama3"}, {"reasoning_parser", "deepseek_r1", "think"},
+    {"reasoning_parser", "qwen3", "think"},
     {"log_level", "warning", "warn"},
 };
 

@@ -1,6 +1,7 @@
 /* api: the handlers of route.c's table. Each runs on the loop with the body complete and answers
  * its exchange now (exchange_answer, exchange_fail) or later (exchange_prepare). One file per
- * endpoint family: api_chat.c, api_completions.c, api_infill.c, api_models.c, api_ops.c. */
+ * endpoint family: api_chat.c, api_completions.c, api_infill.c, api_models.c, api_ops.c,
+ * api_tokenize.c. */
 #ifndef SIROCCO_API_H
 #define SIROCCO_API_H
 
@@ -9,6 +10,9 @@ struct exchange;
 void api_chat(struct exchange *x);        /* POST /v1/chat/completions */
 void api_completions(struct exchange *x); /* POST /v1/completions */
 void api_infill(struct exchange *x);      /* POST /infill */
+void api_apply_template(struct exchange *x); /* POST /apply-template */
+void api_tokenize(struct exchange *x);       /* POST /tokenize */
+void api_detokenize(struct exchange *x);     /* POST /detokenize */
 void api_models(struct exchange *x);      /* GET /v1/models */
 void api_model(struct exchange *x);       /* GET /v1/models/{id}: x->path_tail is the id, raw */
 void api_health(struct exchange *x);      /* GET /health */

@@ -1,11 +1,11 @@
 /* api_chat: POST /v1/chat/completions. The handler and the writers run on the loop, chat_prepare on
  * a prep worker; the state is the answer's (answer.h). */
-#include <stdio.h>
 #include <string.h>
 
 #include "server/answer.h"
 #include "server/api.h"
 #include "server/app.h"
+#include "server/conversation.h"
 
 static int chat_encode(struct exchange *x, const struct template_text *text, struct err *err)
 {
@@ -14,23 +14,6 @@ static int chat_encode(struct exchange *x, const struct template_text *text, str
     return prompt_encode(a->tok, text->text.data ? text->text.data : "", text->text.size,
                          text->trusted, text->n_trusted, a->request.add_special_tokens != 0,
                          &p->tokens, &p->added_bos, err);
-}
-
-/* Tools that the model could not see, or whose calls could not be told, are refused. */
-static int check_tools(const struct exchange *x, struct err *err)
-{
-    const struct answer *a = x->api;
-    const char *param = a->request.tools.legacy ? "functions" : "tools";
-    if (!chat_takes_tools(engine_chat(x->app->engine)))
-        return err_param(err, ERR_UNSUPPORTED_PARAM, param,
-                         "Unsupported parameter: the chat template of this model does not take "
-                         "'%s'.",
-                         param);
-    if (!x->app->format.dialect)
-        return err_param(err, ERR_UNSUPPORTED_PARAM, param,
-                         "Unsupported parameter: how this model writes tool calls is not known; "
-                         "the server's option --tool-call-parser says it.");
-    return 0;
 }
 
 static int chat_prepare(struct exchange *x, struct err *err)
@@ -45,21 +28,10 @@ static int chat_prepare(struct exchange *x, struct err *err)
     if (code)
         return code;
     buf_free(&x->body);
-    if (r->tools.offered && (code = check_tools(x, err)))
-        return code;
-    struct chat_request request = {
-        .messages = r->messages,
-        .tools = r->tools.offered,
-        .kwargs = r->kwargs,
-        .add_generation_prompt = r->add_generation_prompt,
-        .continue_final_message = r->continue_final_message,
-    };
-    code = chat_render(engine_chat(x->app->engine), &request, &text, err);
+    code = conversation_render(x->app, r, &text, err);
     a->thinks = !code && toolcall_prompt_thinks(&x->app->format, &text);
     a->parses = r->tools.n_names || (r->split_reasoning && x->app->format.thinking);
     request_free(r);
-    if (code == ERR_VALUE && err && !err->param[0]) /* what the template raised */
-        snprintf(err->param, sizeof err->param, "messages");
     if (!code)
         code = answer_prompts(x, 1, err);
     if (!code)

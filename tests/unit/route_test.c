@@ -18,6 +18,9 @@ TEST(rows_are_found_by_method_and_path)
     EXPECT(find("POST", "/v1/chat/completions", &allow)->handle == api_chat);
     EXPECT(find("POST", "/v1/completions", &allow)->handle == api_completions);
     EXPECT(find("POST", "/infill", &allow)->handle == api_infill);
+    EXPECT(find("POST", "/tokenize", &allow)->handle == api_tokenize);
+    EXPECT(find("POST", "/detokenize", &allow)->handle == api_detokenize);
+    EXPECT(find("POST", "/apply-template", &allow)->handle == api_apply_template);
     EXPECT(find("GET", "/v1/models", &allow)->handle == api_models);
     EXPECT(find("GET", "/health", &allow)->handle == api_health);
     EXPECT(find("HEAD", "/metrics", &allow)->handle == api_metrics);
@@ -65,7 +68,7 @@ TEST(only_probes_are_open)
         const char *path = route_table[i].path;
         bool probe = strcmp(path, "/health") == 0 || strcmp(path, "/ready") == 0;
         EXPECT_INT(route_table[i].open, probe);
-        bool answers = strncmp(path, "/v1/", 4) == 0 || strcmp(path, "/infill") == 0;
+        bool answers = strncmp(path, "/v1/", 4) == 0 || strcmp(route_table[i].method, "POST") == 0;
         EXPECT_INT(route_table[i].model, answers);
         EXPECT(route_table[i].label != NULL);
     }
