@@ -51,7 +51,7 @@ static const char *rewrite_escape(const char *pattern, size_t n, size_t at, bool
     char name = at < n ? pattern[at] : 0;
     if (name && strchr("sSwW", name))
         return rewrite_set(name, in_class, out);
-    if (name && strchr("hHRXKGyYkgC", name))
+    if (name && strchr("hHRXKGyYkgCQE", name))
         return "an escape whose meaning differs between engines";
     if (name == 'd' || name == 'D')
         buf_text(out, name == 'd' ? "\\p{Nd}" : "\\P{Nd}");

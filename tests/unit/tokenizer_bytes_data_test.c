@@ -104,6 +104,8 @@ TEST_SECONDS(llama_3_gives_the_published_ids, 60)
     expect_gguf_cases(t, "llama-bpe");
     expect_cases(t, "llama", "Xenova/llama3-tokenizer-new");
     expect_swift(t, "pcuenq/Llama-3.2-1B-Instruct-tokenizer");
+    expect_encoded(t, "llama_3.2_encoded");
+    expect_lines(t, "tokenizers/expected/ml-net/LLaMA3_1.txt");
     tokenizer_close(t);
 }
 
@@ -151,6 +153,7 @@ TEST_SECONDS(gpt_2_gives_the_published_ids, 60)
     EXPECT(text && json_array_size(ids) == 11378);
     EXPECT(rig_gives(t, text, n, false, false, ids));
     expect_swift(t, "distilgpt2");
+    expect_encoded(t, "gpt2_encoded_tokens");
     expect_cases(t, "gpt2", "openai-community/gpt2");
     expect_gguf_cases(t, "gpt-2");
     free(text);

@@ -160,4 +160,45 @@ UNUSED static void expect_swift(const struct tokenizer *t, const char *model)
     json_decref(root);
 }
 
+/* One long text: {text, token_ids}. */
+UNUSED static void expect_encoded(const struct tokenizer *t, const char *name)
+{
+    char relative[96];
+    snprintf(relative, sizeof relative, "tokenizers/expected/swift-transformers/%s.json", name);
+    json_t *root = read_json(relative);
+    const json_t *text = json_object_get(root, "text");
+    if (!root)
+        SKIP("SIROCCO_TEST_DATA lacks tokenizers/expected/swift-transformers");
+    EXPECT(rig_gives(t, json_string_value(text), json_string_length(text), true, true,
+                     json_object_get(root, "token_ids")));
+    json_decref(root);
+}
+
+/* Lines in turn: a text, and its ids separated by commas. */
+UNUSED static void expect_lines(const struct tokenizer *t, const char *relative)
+{
+    size_t size;
+    const char *path = test_data(relative);
+    char *file = path ? test_read(path, &size) : NULL;
+    int n = 0;
+    if (!file)
+        SKIP("SIROCCO_TEST_DATA lacks tokenizers/expected/ml-net");
+    char *line = file + (strncmp(file, "\xEF\xBB\xBF", 3) ? 0 : 3);
+    for (char *next; (next = strchr(line, '\n')); n++) {
+        struct token_list want = {0};
+        char *ids = next + 1;
+        for (char *end; *ids && *ids != '\n'; ids = end + strspn(end, ", \r")) {
+            EXPECT_INT(token_list_add(&want, (int32_t)strtol(ids, &end, 10)), 0);
+            EXPECT(end > ids);
+        }
+        struct token_list got = rig_encode(t, line, (size_t)(next - line), false, true);
+        EXPECT(rig_same(&got, &want));
+        token_list_free(&got);
+        token_list_free(&want);
+        line = *ids ? ids + 1 : ids;
+    }
+    EXPECT(n >= 3);
+    free(file);
+}
+
 #endif

@@ -106,6 +106,7 @@ TEST(llama_2_gives_the_ids_of_swift_transformers)
         if (!t)
             SKIP("SIROCCO_TEST_DATA lacks Llama 2");
         expect_swift(t, "coreml-projects/Llama-2-7b-chat-coreml");
+        expect_encoded(t, "llama_encoded");
         tokenizer_close(t);
     }
 }
