@@ -1,5 +1,5 @@
-/* cmd: the subcommands that answer JSON lines for scripts and tests, without a server or weights.
- * One thread; in and out are the caller's. */
+/* cmd: the subcommands without a server: those that answer JSON lines for scripts and tests, and
+ * the benchmark. One thread; in and out are the caller's. */
 #ifndef SIROCCO_CMD_H
 #define SIROCCO_CMD_H
 
@@ -23,6 +23,14 @@ int cmd_render(int argc, char **argv, FILE *in, FILE *out, struct err *err);
  * and control tokens; a request by Mistral's own encoding (mistral.h), KIND its exception or
  * InvalidLine. ERR_USAGE, ERR_IO, ERR_FORMAT. */
 int cmd_tokenize(int argc, char **argv, FILE *in, FILE *out, struct err *err);
+
+/* `sirocco bench [--model PATH] [-p N,..] [-n N,..] [-s N,..] [-d N] [-r N] [--json|--csv] ...`:
+ * tokens per second of prompts of N tokens (-p), of generating N tokens (-n; behind a prompt of -d
+ * tokens), of N sequences at once, each a prompt of --seq-prompt (128) and --seq-generate (64)
+ * tokens (-s: generated tokens over all sequences, prompts' time included); median, least and most
+ * of -r runs (3). Also --threads, --cpu-isa, --kv-cache-type, --max-batch-tokens. Without any test:
+ * -p 512 -n 128. ERR_USAGE, and what engine_open and a request may fail with. */
+int cmd_bench(int argc, char **argv, FILE *in, FILE *out, struct err *err);
 
 /* ---- what they share (cmd.c) */
 

@@ -142,6 +142,12 @@ static int main_tokenize(int argc, char **argv)
     return main_lines(cmd_tokenize, argc, argv);
 }
 
+static int main_bench(int argc, char **argv)
+{
+    main_catch_sigbus("of the benchmark");
+    return main_lines(cmd_bench, argc, argv);
+}
+
 static int main_help(int argc, char **argv);
 
 static const struct command {
@@ -150,6 +156,7 @@ static const struct command {
     const char *help;
 } commands[] = {
     {"serve", main_serve, "serve a model over HTTP (what is done without a subcommand)"},
+    {"bench", main_bench, "measure prompt processing, generation and many sequences at once"},
     {"render", main_render, "render a chat template over JSON lines, for scripts and tests"},
     {"tokenize", main_tokenize, "tokens of texts and chats over JSON lines, for scripts and tests"},
     {"version", main_version, "print the version"},

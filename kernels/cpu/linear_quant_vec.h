@@ -131,13 +131,21 @@ VEC_INLINE void prefetch_rows(const char *const rows[VEC], size_t offset, size_t
         _mm_prefetch((const char *)((uintptr_t)rows[r] + ahead), _MM_HINT_T0);
 }
 
+/* So many blocks of 32 columns lie in one cache line, about. */
+VEC_INLINE int prefetch_apart(size_t row_bytes, int64_t blocks)
+{
+    size_t bytes = row_bytes / (size_t)blocks;
+
+    return bytes >= 24 ? 1 : bytes >= 12 ? 2 : 4;
+}
+
 VEC_INLINE void quant_stream_tile(enum quant_type type, const struct cpu_linear_slice *s,
                                   int64_t row, int64_t t, int n_tokens)
 {
     struct quant_inputs x = inputs_at(s, t, 0);
     const int parts = block_scales(type), steps = DOTS / parts;
     const size_t bytes = quant_row_bytes(type, (size_t)x.cols);
-    const int apart = bytes >= (size_t)x.blocks * 24 ? 1 : bytes >= (size_t)x.blocks * 12 ? 2 : 4;
+    const int apart = prefetch_apart(bytes, x.blocks);
     const char *rows[VEC];
     struct quant_block block = block_none();
     vec sum[4];
@@ -189,12 +197,18 @@ VEC_INLINE size_t panel_bytes(enum quant_type type)
 VEC_INLINE void quant_pack(enum quant_type type, const struct cpu_linear_slice *s, int64_t row,
                            int64_t b0, int64_t blocks, char *panel)
 {
+    const int64_t all = s->job->w->cols / BLOCK;
+    const size_t bytes = quant_row_bytes(type, (size_t)s->job->w->cols);
+    const int apart = prefetch_apart(bytes, all);
+
     for (int p = 0; p < SUBPANELS; p++) {
         const char *rows[VEC];
         struct quant_block block = block_none();
         rows_locate(s, row + p * VEC, rows);
         for (int64_t b = 0; b < blocks; b++) {
             block_load(type, rows, b0 + b, &block);
+            if (b % apart == 0)
+                prefetch_rows(rows, (size_t)(b0 + b) * bytes / (size_t)all, bytes);
             for (int k = 0; k < DOTS; k++, panel += VEC * 4)
                 ivec_store(panel, block.w[k]);
             for (int h = 0; h < block_scales(type); h++, panel += VEC * 4)

@@ -22,6 +22,7 @@ enum {
     TOKENS_CHUNK = 96,
     TOKENS_PANEL = 12, /* so many inputs make a panel worth its conversion */
     STREAM_AHEAD = 1024, /* bytes prefetched ahead in each row */
+    PANEL_AHEAD = 4,     /* rows */
 };
 
 _Static_assert(ROWS_PANEL * COLS_BLOCK * 4 + ROWS_PANEL * TOKENS_CHUNK * VEC * 4 <= CPU_SCRATCH,
@@ -151,6 +152,7 @@ VEC_INLINE void pack_panel(enum quant_type type, const struct cpu_linear_slice *
 {
     const struct matrix *m = s->job->w;
     size_t bytes = weight_bytes(type);
+    const size_t ahead = PANEL_AHEAD * (size_t)m->cols * bytes;
     int64_t vectors = (cols + VEC - 1) / VEC;
 
     for (int r = 0; r < ROWS_PANEL; r++) {
@@ -159,6 +161,8 @@ VEC_INLINE void pack_panel(enum quant_type type, const struct cpu_linear_slice *
                                                     (size_t)c0) * bytes;
         for (int64_t v = 0; v < vectors; v++, to += GROUP * VEC) {
             int64_t left = cols - v * VEC;
+            _mm_prefetch((const char *)((uintptr_t)from + ahead + (size_t)(v * VEC) * bytes),
+                         _MM_HINT_T0);
             if (row + r >= s->row1)
                 vec_store(to, vec_zero());
             else

@@ -264,6 +264,12 @@ static void bench_linear(struct device *d, const char *level)
                level, quant_formats[t].name, (double)bytes / decode * 1e-9,
                (double)bytes / decode * 1e-7 / machine.read_gbs, small * 1e6,
                flops / small * 1e-9);
+        for (int n = 2; n <= 32 && !slow; n *= 2) { /* a decode step of many sequences */
+            double took = linear_seconds(d, type, 4096, 4096, n, true);
+            printf("linear  %-6s %-5s cold n %2d 4096x4096 %6.1f GB/s %6.0f GFLOP/s\n", level,
+                   quant_formats[t].name, n, (double)bytes / took * 1e-9,
+                   2.0 * 4096 * 4096 * n / took * 1e-9);
+        }
         for (int n = 4; n <= (slow ? 16 : 256); n *= 4) {
             double took = linear_seconds(d, type, 2048, 4096, n, false);
             double rate = 2.0 * 2048 * 4096 * n / took * 1e-9;
