@@ -13,7 +13,7 @@ static const char *run(command *cmd, const char *const *args, const char *input,
                        struct err *err)
 {
     static char written[1 << 16];
-    char *argv[16];
+    char *argv[24];
     int n = 0;
     for (; args[n]; n++)
         argv[n] = strdup(args[n]);
@@ -160,4 +160,47 @@ TEST(tokenize_refuses_wrong_options)
     run(cmd_tokenize, (const char *[]){"tokenize", "--tokenizer", demo, NULL}, "", ERR_USAGE, &err);
     run(cmd_tokenize, (const char *[]){"tokenize", "--tokenizer", "/nonexistent", "--jsonl", NULL},
         "", ERR_IO, &err);
+}
+
+static void expect_bench_usage(const char *option, const char *value, const char *message)
+{
+    const char *args[] = {"bench", option, value, NULL};
+    struct err err;
+    run(cmd_bench, args, "", ERR_USAGE, &err);
+    EXPECT_STR(err.text, message);
+}
+
+TEST(bench_refuses_what_is_no_test)
+{
+    expect_bench_usage("-p", "0", "bench: -p needs numbers from 1 to 1048576, not '0'");
+    expect_bench_usage("-p", "12;", "bench: -p needs numbers with commas between");
+    expect_bench_usage("-n", "7,x", "bench: -n needs numbers from 1 to 1048575, not 'x'");
+    expect_bench_usage("-s", "1025", "bench: -s needs numbers from 1 to 1024, not '1025'");
+    expect_bench_usage("-r", "3,4", "bench: -r needs one number");
+    expect_bench_usage("--speed", NULL, "bench: unknown option '--speed'");
+    const char *args[] = {"bench", "--model", "/nonexistent", NULL};
+    struct err err;
+    run(cmd_bench, args, "", ERR_IO, &err);
+    EXPECT(strstr(err.text, "/nonexistent") != NULL);
+}
+
+/* Every test is there under its name, with a rate between its least and its most. */
+TEST(bench_measures_what_it_is_asked)
+{
+    static const char *const names[] = {"pp40", "tg3@d20", "s2_pp9_tg4"};
+    const char *args[] = {"bench", "-p", "40", "-n", "3", "-d", "20", "-s", "2", "--seq-prompt", "9",
+                          "--seq-generate", "4", "-r", "2", "--json", NULL};
+    struct err err;
+    json_t *answer = json_loads(run(cmd_bench, args, "", 0, &err), 0, NULL), *result;
+    const json_t *results = json_object_get(answer, "results");
+    size_t i;
+    EXPECT_INT(json_array_size(results), 3);
+    EXPECT_STR(json_string_value(json_object_get(answer, "model")), "sirocco-demo");
+    json_array_foreach(results, i, result) {
+        double rate = json_number_value(json_object_get(result, "tokens_per_s"));
+        EXPECT_STR(json_string_value(json_object_get(result, "test")), names[i]);
+        EXPECT(rate > 0 && json_number_value(json_object_get(result, "min")) <= rate);
+        EXPECT(json_number_value(json_object_get(result, "max")) >= rate);
+    }
+    json_decref(answer);
 }
