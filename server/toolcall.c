@@ -23,8 +23,18 @@ enum { BLANK_BYTES_MAX = 64 };
 
 const struct toolcall_dialect toolcall_dialects[] = {
     /* [TOOL_CALLS] [{"name":..,"arguments":..}] (v2 to v7) and [TOOL_CALLS]name[ARGS]{..} (v11) */
-    {"mistral", "[TOOL_CALLS]", NULL, "[ARGS]", "[CALL_ID]", false, true, {"[TOOL_CALLS]"}},
-    {"hermes", "<tool_call>", "</tool_call>", NULL, NULL, false, false, {"<tool_call>"}},
+    {"mistral", "[TOOL_CALLS]", NULL, "[ARGS]", "[CALL_ID]", false, true, {"[TOOL_CALLS]"}, {0}},
+    /* Others write XML or key-value pairs inside of <tool_call>, or a list in <tool_calls>. */
+    {"hermes",
+     "<tool_call>",
+     "</tool_call>",
+     NULL,
+     NULL,
+     false,
+     false,
+     {"<tool_call>"},
+     {"<function=", "<arg_key>", "<tool_calls>"}},
+    {"apriel", "<tool_calls>", "</tool_calls>", NULL, NULL, false, false, {"<tool_calls>["}, {0}},
     {"llama3",
      "<|python_tag|>",
      NULL,
@@ -32,7 +42,8 @@ const struct toolcall_dialect toolcall_dialects[] = {
      NULL,
      true,
      false,
-     {"<|python_tag|>", "\"parameters\": dictionary of argument name"}},
+     {"<|python_tag|>", "\"parameters\": dictionary of argument name"},
+     {"<function="}},
 };
 const int toolcall_n_dialects = sizeof toolcall_dialects / sizeof toolcall_dialects[0];
 
@@ -67,7 +78,7 @@ static const char *mark_text(const struct toolcall_format *f, enum toolcall_mark
 
 static int32_t special_id(const struct tokenizer *tok, const char *text)
 {
-    int32_t id = tokenizer_find(tok, text, strlen(text));
+    int32_t id = tok ? tokenizer_find(tok, text, strlen(text)) : -1;
     return id >= 0 && tokenizer_is_special(tok, id) ? id : -1;
 }
 
@@ -87,6 +98,19 @@ static int row_of(const char *word, const char *const *names, int n)
     return strcmp(word, "none") ? -2 : n;
 }
 
+/* Do the clues tell this dialect, and nothing another? */
+static bool is_told(const struct toolcall_dialect *d, const struct chat *chat,
+                    const struct tokenizer *tok)
+{
+    bool told = false;
+    for (int k = 0; k < 3; k++) {
+        told = told || shows(chat, tok, d->clues[k]);
+        if (shows(chat, tok, d->others[k]))
+            return false;
+    }
+    return told;
+}
+
 static int find_dialect(const struct chat *chat, const struct tokenizer *tok, const char *word)
 {
     const char *names[8];
@@ -94,9 +118,8 @@ static int find_dialect(const struct chat *chat, const struct tokenizer *tok, co
         names[i] = toolcall_dialects[i].name;
     int row = row_of(word, names, toolcall_n_dialects);
     for (int i = 0; i < toolcall_n_dialects && row == -1; i++)
-        for (int k = 0; k < 3 && row == -1; k++)
-            if (shows(chat, tok, toolcall_dialects[i].clues[k]))
-                row = i;
+        if (is_told(&toolcall_dialects[i], chat, tok))
+            row = i;
     return row == -1 ? toolcall_n_dialects : row;
 }
 

@@ -26,15 +26,16 @@ enum { TOOLCALL_NAME_BYTES_MAX = 256, TOOLCALL_ID_BYTES = 40, TOOLCALL_HOLD_BYTE
 
 enum toolcall_mark { MARK_THINK, MARK_UNTHINK, MARK_OPEN, MARK_CLOSE, MARK_ARGS, MARK_ID, N_MARKS };
 
-struct toolcall_dialect { /* a row: how a family of models writes calls */
-    const char *name;     /* what the option tool_call_parser says */
-    const char *open;     /* the marker a call begins with */
-    const char *close;    /* what may stand behind a call, or NULL */
-    const char *args;     /* between a bare name and its arguments, or NULL */
-    const char *call_id;  /* between a bare name and an id, or NULL */
-    bool bare;            /* an object at the very beginning is a call of an offered function */
-    bool short_ids;       /* ids are nine digits; otherwise "call_" and 24 letters and digits */
-    const char *clues[3]; /* texts in a template (or special tokens) that tell this dialect */
+struct toolcall_dialect {  /* a row: how a family of models writes calls */
+    const char *name;      /* what the option tool_call_parser says */
+    const char *open;      /* the marker a call begins with */
+    const char *close;     /* what may stand behind a call, or NULL */
+    const char *args;      /* between a bare name and its arguments, or NULL */
+    const char *call_id;   /* between a bare name and an id, or NULL */
+    bool bare;             /* an object at the very beginning is a call of an offered function */
+    bool short_ids;        /* ids are nine digits; otherwise "call_" and 24 letters and digits */
+    const char *clues[3];  /* texts in a template (or special tokens) that tell this dialect */
+    const char *others[3]; /* texts that tell of another dialect with the same clue */
 };
 extern const struct toolcall_dialect toolcall_dialects[];
 extern const int toolcall_n_dialects;
@@ -53,7 +54,7 @@ struct toolcall_format {                      /* a model's; constant once set up
 };
 
 /* dialect, thinking: a row's name, "none", or "auto" (also NULL): what the template's text and the
- * tokenizer's special tokens tell. ERR_USAGE for another word. chat may be NULL. */
+ * tokenizer's special tokens tell. ERR_USAGE for another word. chat and tok may be NULL. */
 int toolcall_detect(struct toolcall_format *f, const struct chat *chat, const struct tokenizer *tok,
                     const char *dialect, const char *thinking, struct err *err);
 

@@ -82,7 +82,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         return 0;
     const char *text = (const char *)data + 2;
     size_t n = size - 2;
-    int d = data[0] & 3, r = data[0] >> 2 & 3;
+    int d = data[0] & 7, r = data[0] >> 3 & 3;
     struct toolcall_format format = {
         .dialect = d < toolcall_n_dialects ? &toolcall_dialects[d] : NULL,
         .thinking = r < toolcall_n_thinkings ? &toolcall_thinkings[r] : NULL,
@@ -93,8 +93,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         .format = &format,
         .calls = format.dialect != NULL,
         .thinking = format.thinking != NULL,
-        .thinks = data[0] >> 4 & 1,
-        .n_calls_max = data[0] >> 5 & 1,
+        .thinks = data[0] >> 5 & 1,
+        .n_calls_max = data[0] >> 6 & 1,
         .names = names,
         .n_names = 2,
         .random = seven,
