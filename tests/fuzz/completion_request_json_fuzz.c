@@ -1,5 +1,6 @@
 /* completion_request_json: any bytes as the body of a completions request. What is accepted holds
- * prompts whose ids are below the vocabulary and no more sequences than one request may have. */
+ * prompts whose ids are below the vocabulary and no more sequences than one request may have; a
+ * suffix goes with texts alone. The same bytes as the body of an infill. */
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -26,6 +27,23 @@ static void check_ids(const json_t *ids)
     }
 }
 
+static void check_infill(const uint8_t *data, size_t size, const struct request_limits *limits)
+{
+    struct arena arena;
+    struct request r;
+    struct err err = {0};
+    const char *text;
+    size_t n;
+    arena_init(&arena, 64 << 20);
+    int code = request_parse_infill(&r, (const char *)data, size, limits, &arena, &err);
+    if (code)
+        require(code == err.code && openai_error_for(code)->status < 500 && err.text[0]);
+    else if (!request_infill_prefix(&r, &arena, &text, &n, &err))
+        require(r.suffix && r.n == 1 && n <= 2 * size && !text[n]);
+    request_free(&r);
+    arena_free(&arena);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
@@ -44,10 +62,12 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         require(r.n_prompts * r.n <= REQUEST_SEQUENCES_MAX && r.max_tokens >= 0);
         require(r.params.logprobs >= -1 && r.params.logprobs <= REQUEST_LEGACY_TOP_MAX);
         check_ids(r.prompt);
+        require(!r.suffix || (r.suffix_size && !r.echo));
     } else {
         require(code == err.code && openai_error_for(code)->status < 500 && err.text[0]);
     }
     request_free(&r);
     arena_free(&arena);
+    check_infill(data, size, &limits);
     return 0;
 }

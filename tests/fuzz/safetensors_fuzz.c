@@ -1,5 +1,5 @@
-/* Fuzz entry: any bytes as model.safetensors; and, up to the first 0x1e byte, as a shard index or
- * config.json in front of it. */
+/* Fuzz entry: any bytes as model.safetensors; and, up to the first 0x1e byte, as a shard index, as
+ * config.json, or as params.json (then the rest is consolidated.safetensors) in front of it. */
 #include "engine/model.h"
 
 #include <string.h>
@@ -43,6 +43,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     files[0].size = size - (size_t)(cut + 1 - data);
     files[1] = (struct source_file){.name = "config.json", .data = data,
                                     .size = (size_t)(cut - data)};
+    open_all(files, 2);
+    files[0].name = "consolidated.safetensors";
+    files[1].name = "params.json";
     open_all(files, 2);
     files[0].name = "one.safetensors";
     files[1].name = "model.safetensors.index.json";
