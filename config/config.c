@@ -35,7 +35,8 @@ const struct config_option config_options[] = {
     {"tokenizer", WORD(tokenizer, "auto", "auto|json|tekken|spm"), MODEL,
      "which tokenizer file to read when there are several: tokenizer.json, tekken.json or "
      "tokenizer.model (spm); auto takes the first of these"},
-    {"tool_call_parser", WORD(tool_call_parser, "auto", "auto|none|mistral|hermes|apriel|llama3"), MODEL,
+    {"tool_call_parser", WORD(tool_call_parser, "auto", "auto|none|mistral|hermes|apriel|llama3"),
+     MODEL,
      "how the model writes tool calls; auto tells it from the chat template and the tokenizer; "
      "with none, requests with tools are refused"},
     {"reasoning_parser", WORD(reasoning_parser, "auto", "auto|none|mistral|think"), MODEL,

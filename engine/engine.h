@@ -67,6 +67,9 @@ struct engine_request {
     int n_stop_token_ids;
     bool ignore_eos;
     bool show_special;     /* skip_special_tokens: false */
+    bool special_breaks;   /* a token without text parts what stands around it: no stop string and
+                            * no character reaches over it (markers of calls and of thinking); else
+                            * the text goes on as if the token were not there */
     int prompt_logprobs;   /* -1: none; else events for every prompt token, with so many tops */
     uint64_t cache_salt;   /* sequences share cached blocks only under the same salt */
     uint64_t group;        /* 0, or the same for the n choices of one request: the followers start

@@ -148,7 +148,7 @@ struct seq_stop seq_append(struct seq *s, int32_t token, const char *piece, size
     }
     if (counts && s->request.stops.n)
         s->stream.stops = &s->request.stops;
-    *n_out = !piece_size && stop.finish == FINISH_NONE
+    *n_out = s->request.special_breaks && !piece_size && stop.finish == FINISH_NONE
                  ? stream_break(&s->stream, out)
                  : stream_add(&s->stream, piece, piece_size, out);
     if (s->stream.stopped && stop.finish == FINISH_NONE)

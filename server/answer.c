@@ -387,6 +387,7 @@ static int submit_choice(struct exchange *x, struct answer *a, int i, uint64_t g
         .n_stop_token_ids = r->n_stop_token_ids,
         .ignore_eos = r->ignore_eos,
         .show_special = r->show_special,
+        .special_breaks = a->parses,
         .prompt_logprobs = r->echo ? r->params.logprobs : -1,
         .cache_salt = r->cache_salt,
         .group = r->n > 1 ? group : 0,

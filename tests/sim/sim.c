@@ -108,11 +108,11 @@ static int32_t next_token(struct world *w, const struct request *r, const int32_
     return result.token;
 }
 
-/* True: the text ends here, before the stop string. */
-static bool cut_at_stop(const struct request *r, struct expected *e)
+/* True: the text ends here, before the stop string, which may begin at first. */
+static bool cut_at_stop(const struct request *r, struct expected *e, size_t first)
 {
     e->text[e->text_size] = 0;
-    char *found = *r->stop ? strstr(e->text, r->stop) : NULL;
+    char *found = *r->stop ? strstr(e->text + first, r->stop) : NULL;
     if (found)
         e->text_size = (size_t)(found - e->text);
     return found != NULL;
@@ -142,6 +142,7 @@ static void expect(struct world *w, struct request *r)
         e->fails = prompt_events && pick.bad;
         return;
     }
+    size_t first = 0;
     while (e->n_tokens < r->asked.max_tokens) {
         size_t size;
         if (pick.bad) {
@@ -153,8 +154,10 @@ static void expect(struct world *w, struct request *r)
         tokens[n++] = e->tokens[e->n_tokens++] = token;
         memcpy(e->text + e->text_size, piece, size);
         e->text_size += size;
+        if (!size && r->asked.special_breaks)
+            first = e->text_size;
         e->finish = FINISH_STOP;
-        if (cut_at_stop(r, e) || (token == FAKE_EOS && !r->asked.ignore_eos))
+        if (cut_at_stop(r, e, first) || (token == FAKE_EOS && !r->asked.ignore_eos))
             return;
         e->finish = FINISH_LENGTH;
         chain = fake_mix(chain, (uint64_t)token);
@@ -195,6 +198,7 @@ static void make_request(struct world *w, struct request *r, int most)
     r->asked.params.min_tokens = one_in(w, 6) ? between(w, 0, 5) : 0;
     r->asked.prompt_logprobs = one_in(w, 5) ? (one_in(w, 2) ? 20 : between(w, 0, 20)) : -1;
     r->asked.ignore_eos = one_in(w, 3);
+    r->asked.special_breaks = one_in(w, 2);
     r->asked.priority = one_in(w, 4) ? between(w, -1, 1) : 0;
     r->asked.cache_salt = one_in(w, 6);
     if (r->asked.params.min_tokens == 0 && one_in(w, 4)) {
