@@ -32,6 +32,9 @@ const struct config_option config_options[] = {
     {"chat_template", TEXT(chat_template, "FILE or NAME"), MODEL,
      "Jinja chat template to use: a file, or the name of one of the model's named templates; "
      "otherwise the model's own"},
+    {"mistral_native", BOOL(mistral_native, "false"), MODEL,
+     "encode chats as Mistral's own library does, whatever template there is; this is what happens "
+     "anyway where a tekken.json or tokenizer.model of Mistral's comes without a template"},
     {"tokenizer", WORD(tokenizer, "auto", "auto|json|tekken|spm"), MODEL,
      "which tokenizer file to read when there are several: tokenizer.json, tekken.json or "
      "tokenizer.model (spm); auto takes the first of these"},

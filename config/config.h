@@ -22,7 +22,8 @@ struct config {
     /* model */
     const char *model;          /* NULL: the embedded demo model */
     struct config_list served_model_name;
-    const char *chat_template;  /* file */
+    const char *chat_template;  /* file, or the name of one of the model's */
+    bool mistral_native;
     const char *tokenizer;      /* auto, spm, json */
     const char *tool_call_parser, *reasoning_parser; /* auto, none, or a row of toolcall.c */
     /* engine */

@@ -102,6 +102,8 @@ static int open_files(const struct engine_options *o, struct engine_parts *p, st
     if (!rc)
         rc = chat_open(o->source, p->gguf, p->tokenizer, o->chat_template, o->chat_template_name,
                        &p->chat, err);
+    if (!rc)
+        rc = chat_choose_native(p->chat, p->tokenizer, o->mistral_native, err);
     return rc;
 }
 

@@ -7,36 +7,23 @@
 #include "server/app.h"
 #include "server/conversation.h"
 
-static int chat_encode(struct exchange *x, const struct template_text *text, struct err *err)
-{
-    struct answer *a = x->api;
-    struct prompt *p = &a->prompts[0];
-    return prompt_encode(a->tok, text->text.data ? text->text.data : "", text->text.size,
-                         text->trusted, text->n_trusted, a->request.add_special_tokens != 0,
-                         &p->tokens, &p->added_bos, err);
-}
-
 static int chat_prepare(struct exchange *x, struct err *err)
 {
     struct answer *a = x->api;
     struct request *r = &a->request;
     struct request_limits limits;
-    struct template_text text = {0};
     answer_limits(x, &limits);
     int code = request_parse_chat(r, x->body.data ? x->body.data : "", x->body.size, &limits,
                                   &x->arena, err);
     if (code)
         return code;
     buf_free(&x->body);
-    code = conversation_render(x->app, r, &text, err);
-    a->thinks = !code && toolcall_prompt_thinks(&x->app->format, &text);
     a->parses = r->tools.n_names || (r->split_reasoning && x->app->format.thinking);
+    code = answer_prompts(x, 1, err);
+    if (!code)
+        code = conversation_encode(x->app, r, &a->prompts[0].tokens, &a->prompts[0].added_bos,
+                                   &a->thinks, err);
     request_free(r);
-    if (!code)
-        code = answer_prompts(x, 1, err);
-    if (!code)
-        code = chat_encode(x, &text, err);
-    template_text_free(&text);
     if (!code && !a->prompts[0].tokens.n)
         code = err_param(err, ERR_VALUE, "messages",
                          "Invalid 'messages': the chat template makes an empty prompt of them.");

@@ -57,14 +57,13 @@ static int read_switch(const json_t *root, const char *name, const char *other, 
     return code || !other ? code : field_bool(root, other, out, err);
 }
 
-static int render(struct exchange *x, struct template_text *text, struct err *err)
+static int parse_chat(struct exchange *x, struct err *err)
 {
     struct api_text *t = x->api;
     struct request_limits limits;
     answer_limits(x, &limits);
-    int code = request_parse_chat(&t->request, x->body.data ? x->body.data : "", x->body.size,
-                                  &limits, &x->arena, err);
-    return code ? code : conversation_render(x->app, &t->request, text, err);
+    return request_parse_chat(&t->request, x->body.data ? x->body.data : "", x->body.size, &limits,
+                              &x->arena, err);
 }
 
 /* ---- /tokenize */
@@ -72,15 +71,10 @@ static int render(struct exchange *x, struct template_text *text, struct err *er
 static int encode_messages(struct exchange *x, struct err *err)
 {
     struct api_text *t = x->api;
-    struct template_text text = {0};
-    bool added;
-    int code = render(x, &text, err);
-    if (!code)
-        code = prompt_encode(engine_tokenizer(x->app->engine), text.text.data ? text.text.data : "",
-                             text.text.size, text.trusted, text.n_trusted,
-                             t->request.add_special_tokens != 0, &t->tokens, &added, err);
-    template_text_free(&text);
-    return code;
+    bool added, thinks;
+    int code = parse_chat(x, err);
+    return code ? code
+                : conversation_encode(x->app, &t->request, &t->tokens, &added, &thinks, err);
 }
 
 /* vLLM's prompt gets a BOS by default, llama.cpp's content does not; special tokens written out are
@@ -218,14 +212,15 @@ static int prepare_detokenize(struct exchange *x, struct err *err)
 static int prepare_template(struct exchange *x, struct err *err)
 {
     struct api_text *t = x->api;
-    struct template_text text = {0};
-    int code = render(x, &text, err);
-    if (!code) {
-        buf_text(&t->out, "{\"prompt\":");
-        buf_json_string(&t->out, text.text.data ? text.text.data : "", text.text.size);
-        buf_byte(&t->out, '}');
-    }
-    template_text_free(&text);
+    struct buf text;
+    buf_init(&text, 0);
+    int code = parse_chat(x, err);
+    if (!code)
+        code = conversation_render(x->app, &t->request, &text, err);
+    buf_text(&t->out, "{\"prompt\":");
+    buf_json_string(&t->out, text.data ? text.data : "", text.size);
+    buf_byte(&t->out, '}');
+    buf_free(&text);
     return code;
 }
 

@@ -98,7 +98,7 @@ static bool known_part(const char *type)
 }
 
 static int add_part(struct build *b, enum role role, const json_t *part, struct path path,
-                    bool first, struct buf *text)
+                    bool *first, struct buf *text)
 {
     const json_t *type = NULL, *value = NULL;
     if (!json_is_object(part))
@@ -107,6 +107,8 @@ static int add_part(struct build *b, enum role role, const json_t *part, struct 
     if (code <= 0)
         return code ? code : missing(b->err, below(path.text, "type"));
     const char *name = json_string_value(type);
+    if (!strcmp(name, "thinking") && (role == ROLE_ASSISTANT || role == ROLE_SYSTEM))
+        return 0; /* see add_thinking */
     bool refusal = role == ROLE_ASSISTANT && !strcmp(name, "refusal");
     if (strcmp(name, "text") && !refusal) {
         struct path at = below(path.text, "type");
@@ -121,8 +123,9 @@ static int add_part(struct build *b, enum role role, const json_t *part, struct 
     code = member_string(b, path.text, part, name, MESSAGES_TEXT_BYTES_MAX, &value);
     if (code <= 0)
         return code ? code : missing(b->err, below(path.text, name));
-    if (!first)
+    if (!*first)
         buf_byte(text, '\n');
+    *first = false;
     buf_add(text, json_string_value(value), json_string_length(value));
     return 0;
 }
@@ -140,9 +143,10 @@ static int join_parts(struct build *b, enum role role, const json_t *parts, json
         return err_param(b->err, ERR_ARRAY_LONG, path.text,
                          "Invalid '%s': array too long. Expected at most %d parts, but got %zu.",
                          path.text, MESSAGES_PARTS_MAX, n);
+    bool first = true;
     buf_init(&text, MESSAGES_TEXT_BYTES_MAX);
     for (size_t i = 0; i < n && !code; i++)
-        code = add_part(b, role, json_array_get(parts, i), element(b->path, "content", i), i == 0,
+        code = add_part(b, role, json_array_get(parts, i), element(b->path, "content", i), &first,
                         &text);
     if (!code && text.failed == ERR_TOO_LARGE)
         code = err_param(b->err, ERR_STRING_LONG, path.text,
@@ -271,6 +275,38 @@ static int build_calls(struct build *b, const json_t *message, json_t *target, b
     return 0;
 }
 
+/* Mistral's parts {"type": "thinking", "thinking": text or parts of text}: the reasoning of a
+ * message that has no reasoning_content. */
+static int add_thinking(struct build *b, const json_t *message, json_t *target)
+{
+    size_t i, k;
+    json_t *part, *piece;
+    struct buf text;
+    bool any = false;
+    buf_init(&text, MESSAGES_TEXT_BYTES_MAX);
+    json_array_foreach(field_get(message, "content"), i, part) {
+        const json_t *thinking = json_object_get(part, "thinking");
+        const char *type = json_string_value(json_object_get(part, "type"));
+        if (!type || strcmp(type, "thinking"))
+            continue;
+        any = true;
+        if (json_is_string(thinking))
+            buf_add(&text, json_string_value(thinking), json_string_length(thinking));
+        json_array_foreach(thinking, k, piece) {
+            const json_t *one = json_object_get(piece, "text");
+            if (json_is_string(one))
+                buf_add(&text, json_string_value(one), json_string_length(one));
+        }
+    }
+    int code = text.failed;
+    if (any && !code &&
+        json_object_set_new(target, "reasoning_content",
+                            json_stringn(text.data ? text.data : "", text.size)))
+        code = ERR_NOMEM;
+    buf_free(&text);
+    return code ? err_set(b->err, code, "the reasoning in messages is too large") : 0;
+}
+
 /* An assistant's other ways to have said something: a refusal, reasoning. */
 static int build_assistant(struct build *b, const json_t *message, json_t *target, json_t **content)
 {
@@ -290,6 +326,8 @@ static int build_assistant(struct build *b, const json_t *message, json_t *targe
         return code;
     if (reasoning && json_object_set(target, "reasoning_content", (json_t *)reasoning))
         return no_memory(b->err);
+    if (!reasoning && (code = add_thinking(b, message, target)))
+        return code;
     if (!*content && refusal)
         *content = json_incref((json_t *)refusal);
     if (!*content && !called)

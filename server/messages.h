@@ -20,7 +20,8 @@ enum {
  *   role       "system" (also for developer), "user", "assistant", "tool" (also for function)
  *   content    a string (text parts are joined with a line break between two), or null for an
  *              assistant that only called tools
- *   name, tool_call_id, reasoning_content   as sent, when sent
+ *   name, tool_call_id, reasoning_content   as sent, when sent (Mistral's parts of type thinking
+ *              are reasoning_content, too)
  *   tool_calls (also for function_call, whose function message gets its tool_call_id)
  *              [{id, type: "function", function: {name, arguments}}]; arguments, a JSON text, are
  *              parsed when they are a JSON object (templates print them), else kept as text

@@ -129,6 +129,7 @@ static int serve_open_engine(struct serve *s, struct err *err)
                                .prefix_cache = c->prefix_cache,
                                .chat_template = s->chat_template,
                                .chat_template_name = s->chat_template_name,
+                               .mistral_native = c->mistral_native,
                                .tokenizer = tokenizer,
                                .progress = s->hooks->progress,
                                .wake = serve_engine_woke,

@@ -13,6 +13,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include "engine/template/mistral.h"
 #include "engine/template/value.h"
 
 /* Special tokens that templates may name. Their text is trusted, so no request may set them. */
@@ -24,6 +25,7 @@ enum { NAME_BYTES_MAX = 100, FILE_BYTES_MAX = 64 << 20 };
 struct chat {
     struct template *plain;      /* NULL: the model has no template */
     struct template *with_tools; /* or NULL: plain serves these too */
+    int native;                /* Mistral's version, or 0: see chat_choose_native */
     char *tokens[N_TOKENS];      /* NULL: the variable stays undefined */
 };
 
@@ -264,6 +266,25 @@ bool chat_has_template(const struct chat *c)
     return c->plain != NULL;
 }
 
+int chat_choose_native(struct chat *c, const struct tokenizer *tok, bool wanted, struct err *err)
+{
+    int version = tokenizer_mistral_version(tok);
+    int32_t inst = tokenizer_find(tok, "[INST]", 6);
+    const char *kind = tokenizer_kind(tok);
+    bool ships = !strncmp(kind, "tekken.json", 11) || !strncmp(kind, "tokenizer.model", 15);
+    bool ends = tokenizer_bos(tok) >= 0 && tokenizer_eos(tok) >= 0 && mistral_is_version(version);
+    if (wanted && !ends)
+        return err_set(err, ERR_USAGE, "mistral_native: %s is no tokenizer of Mistral's", kind);
+    if (wanted || (!c->plain && ships && ends && tokenizer_is_special(tok, inst)))
+        c->native = version;
+    return 0;
+}
+
+int chat_native(const struct chat *c)
+{
+    return c->native;
+}
+
 const struct template *chat_template(const struct chat *c, bool tools)
 {
     return tools && c->with_tools ? c->with_tools : c->plain;
@@ -272,7 +293,7 @@ const struct template *chat_template(const struct chat *c, bool tools)
 bool chat_takes_tools(const struct chat *c)
 {
     const struct template *t = chat_template(c, true);
-    return t && template_names(t, "tools");
+    return c->native ? c->native >= 2 : t && template_names(t, "tools");
 }
 
 bool chat_holds(const struct chat *c, const char *text)

@@ -22,6 +22,11 @@ int chat_open(const struct source *source, const struct gguf *gguf, const struct
 int chat_open_path(const char *path, const char *name, struct chat **out, struct err *err);
 void chat_close(struct chat *c); /* NULL allowed */
 bool chat_has_template(const struct chat *c);
+/* Let Mistral's own encoding (mistral.h) serve this chat: when it is wanted, or when there is no
+ * template and the tokenizer is one that Mistral ships (tekken.json, tokenizer.model) with [INST]
+ * among its control tokens. ERR_USAGE when it is wanted and can not be. */
+int chat_choose_native(struct chat *c, const struct tokenizer *tok, bool wanted, struct err *err);
+int chat_native(const struct chat *c); /* the version it encodes by; 0: the template serves */
 /* The template that serves requests with or without tools; NULL: the model has none. */
 const struct template *chat_template(const struct chat *c, bool tools);
 bool chat_takes_tools(const struct chat *c); /* the template for tools reads the variable `tools` */

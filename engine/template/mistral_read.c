@@ -73,7 +73,9 @@ static int read_content(struct mistral *m, size_t i, const json_t *json,
     json_t *part;
     if (!json_is_string(thought))
         thought = json_object_get(json, "reasoning");
-    bool thinks = message->role == MISTRAL_ASSISTANT && json_string_length(thought) > 0;
+    bool thinks = message->role == MISTRAL_ASSISTANT && json_string_length(thought) > 0 &&
+                  tokenizer_is_special(m->tok, tokenizer_find(m->tok, "[THINK]", 7)) &&
+                  m->version >= 13; /* a model that never thought has no use for the field */
     if (content && !json_is_null(content) && !json_is_string(content) && !json_is_array(content))
         return wrong(m, i, "content must be a text or a list of parts");
     if ((!content || json_is_null(content)) && message->role != MISTRAL_ASSISTANT)

@@ -13,6 +13,7 @@
 #include <string.h>
 
 #include "engine/template/chat.h"
+#include "engine/template/mistral.h"
 #include "server/api.h"
 #include "server/app.h"
 #include "tests/test.h"
@@ -83,6 +84,32 @@ bool chat_holds(const struct chat *c, const char *text)
     (void)c;
     (void)text;
     return false;
+}
+
+static int native; /* 0: the template serves */
+
+int chat_native(const struct chat *c)
+{
+    (void)c;
+    return native;
+}
+
+/* Mistral's encoding: BOS and one token for each message; "raise" as the template. */
+int mistral_encode_chat(const struct tokenizer *t, int version, enum mistral_mode mode,
+                        const json_t *request, struct token_list *out, const char **kind,
+                        struct err *err)
+{
+    const json_t *messages = json_object_get(request, "messages");
+    const char *first = json_string_value(json_object_get(json_array_get(messages, 0), "content"));
+    EXPECT_INT(version, native);
+    EXPECT_INT(mode, MISTRAL_SERVING);
+    *kind = first && !strcmp(first, "raise") ? "InvalidMessageStructureException" : NULL;
+    if (*kind)
+        return err_set(err, ERR_VALUE, "roles must alternate");
+    token_list_add(out, tokenizer_bos(t));
+    for (size_t i = 0; i < json_array_size(messages); i++)
+        token_list_add(out, 5 + (int32_t)i);
+    return 0;
 }
 
 void template_text_free(struct template_text *t)

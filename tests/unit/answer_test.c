@@ -255,6 +255,25 @@ TEST(names_in_one_map_differ)
     end();
 }
 
+/* Where Mistral's own encoding serves, no template is asked. */
+TEST(mistral_encodes_in_place_of_the_template)
+{
+    open_rig();
+    native = 3;
+    run(api_chat, "{\"messages\":[{\"role\":\"user\",\"content\":\"a\"},"
+                  "{\"role\":\"assistant\",\"content\":\"b\",\"prefix\":true}]}");
+    EXPECT_INT(n_submitted, 1);
+    EXPECT_INT(submitted[0].request.n_tokens, 3);
+    EXPECT_INT(submitted[0].tokens[0], tokenizer_bos(tok));
+    EXPECT_INT(submitted[0].tokens[2], 6);
+    run(api_chat, "{\"messages\":[{\"role\":\"user\",\"content\":\"raise\"}]}");
+    EXPECT_INT(failed.code, ERR_VALUE);
+    EXPECT_STR(failed.param, "messages");
+    EXPECT_STR(failed.text, "roles must alternate");
+    native = 0;
+    end();
+}
+
 TEST(failures)
 {
     begin(api_chat, "{");

@@ -242,6 +242,50 @@ TEST(the_demo_model_renders_its_goldens)
     free(config);
 }
 
+/* Mistral's own encoding: wanted, or for want of a template; the demo's tokenizer.json is no reason
+ * for it by itself. */
+TEST(the_native_encoding_is_chosen)
+{
+    struct tokenizer *tok = NULL;
+    struct source *source;
+    struct err err;
+    const struct file none = {"config.json", "{}"};
+    EXPECT_INT(tokenizer_open_path(test_path("config/demo"), 0, NULL, &tok, &err), 0);
+    struct chat *chat = open_files(&none, 1, NULL, &source, &err);
+    EXPECT_INT(chat_choose_native(chat, tok, false, &err), 0);
+    EXPECT_INT(chat_native(chat), 0);
+    EXPECT(!chat_takes_tools(chat));
+    EXPECT_INT(chat_choose_native(chat, tok, true, &err), 0);
+    EXPECT_INT(chat_native(chat), tokenizer_mistral_version(tok));
+    EXPECT(chat_takes_tools(chat));
+    chat_close(chat);
+    source_close(source);
+    tokenizer_close(tok);
+}
+
+TEST(a_shipped_tokenizer_without_template_is_encoded_natively)
+{
+    const char *path = test_data("tokenizers/mistral-spm/mistral_instruct_tokenizer_240323.model.v3");
+    struct tokenizer *tok = NULL;
+    struct source *source;
+    struct err err;
+    const struct file none = {"config.json", "{}"}, some = {"chat_template.jinja", "x"};
+    if (!path)
+        SKIP("SIROCCO_TEST_DATA has no mistral-spm");
+    EXPECT_INT(tokenizer_open_path(path, 0, NULL, &tok, &err), 0);
+    struct chat *chat = open_files(&none, 1, NULL, &source, &err);
+    EXPECT_INT(chat_choose_native(chat, tok, false, &err), 0);
+    EXPECT_INT(chat_native(chat), 3);
+    chat_close(chat);
+    source_close(source);
+    chat = open_files(&some, 1, NULL, &source, &err);
+    EXPECT_INT(chat_choose_native(chat, tok, false, &err), 0);
+    EXPECT_INT(chat_native(chat), 0);
+    chat_close(chat);
+    source_close(source);
+    tokenizer_close(tok);
+}
+
 /* What a user writes never counts as the demo model's control tokens. */
 TEST(control_tokens_in_user_text_are_not_trusted)
 {

@@ -356,6 +356,10 @@ TEST(messages_are_built_as_templates_know_them)
     expect_messages(TURN("{\"role\":\"assistant\",\"refusal\":\"no\",\"reasoning\":\"why\"}"),
                     "[{\"role\":\"user\",\"content\":\"a\"},{\"role\":\"assistant\",\"content\":"
                     "\"no\",\"reasoning_content\":\"why\"}]");
+    expect_messages(TURN("{\"role\":\"assistant\",\"content\":[{\"type\":\"thinking\",\"thinking\":"
+                         "[{\"type\":\"text\",\"text\":\"hm\"}]},{\"type\":\"text\",\"text\":\"no\"}]}"),
+                    "[{\"role\":\"user\",\"content\":\"a\"},{\"role\":\"assistant\",\"content\":"
+                    "\"no\",\"reasoning_content\":\"hm\"}]");
     /* a NUL is a character as any other */
     EXPECT_INT(parse_text(CHAT, TURN("{\"role\":\"user\",\"content\":\"x\\u0000y\"}")), 0);
     EXPECT_INT(json_string_length(json_object_get(json_array_get(request.messages, 1), "content")),
