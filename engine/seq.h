@@ -75,11 +75,10 @@ size_t seq_text_max(const struct engine_request *request, size_t piece_max);
 
 int seq_n_output(const struct seq *s);
 
-/* Append one generated token. piece: its bytes (size 0: no text; see
- * special_breaks). Writes the text that may be sent now to out, seq_text_max bytes, and its size to
- * *n_out. A stop token's text is not sent unless
- * the request shows special tokens, an EOS token's never. Stop strings count from the token after
- * min_tokens on, as stop tokens do. */
+/* Append one generated token. piece: its bytes (size 0: no text; see special_breaks). Writes the
+ * text that may be sent now to out, seq_text_max bytes, and its size to *n_out. A stop token's text
+ * is not sent unless the request shows special tokens, an EOS token's never. Stop strings count
+ * from the token after min_tokens on, as stop tokens do. */
 struct seq_stop seq_append(struct seq *s, int32_t token, const char *piece, size_t piece_size,
                            char *out, size_t *n_out);
 

@@ -1,22 +1,39 @@
+/* clang-format off */
 /* quant: THE LIST of storage formats: layouts and scalar decode. Compiles as C11 and CUDA C++.
  *
  * A row of a matrix is n values in blocks of `block` values, `bytes` bytes each, without padding.
- * Layouts are those of GGUF files (the format's specification, ggml-common.h's block structs). d
- * and m are float16 scales; q a value's bits as an unsigned number; i counts the values of a block,
- * and low / high are the nibbles of a byte. Q8_0  d, int8 q[32]:                  d q Q4_0  d,
- * qs[16]:                      d (q - 8)         low: i < 16, high: i + 16 Q4_1  d, m, qs[16]: d q
- * + m Q5_0  d, qh[4], qs[16]:               d (q - 16)        bit i of qh is q's fifth Q5_1  d, m,
- * qh[4], qs[16]:            d q + m IQ4_NL  d, qs[16]:                    d table[q]
- * quant_iq4_values MXFP4 e, qs[16]:                      2^(e - 128) table[q]   quant_mxfp4_values:
- * twice E2M1 The others have blocks of 256 values; s = i / 32 and h = i / 16 number their parts, p
- * = i / 128: Q2_K  sm[16], qs[64], d, m:           d (sm[h] & 15) q - m (sm[h] >> 4) q: bits 2 (s %
- * 4) of qs[32 p + i % 32] Q3_K  hm[32], qs[64], sc[12], d:      d (scale h - 32) (q - 4)   bit s of
- * hm[i % 32] is q's third Q4_K  d, m, sm[12], qs[128]:          d (scale s) q - m (min s)  qs[32 (s
- * / 2) + i % 32], high for odd s Q5_K  d, m, sm[12], qh[32], qs[128]:  as Q4_K; bit s of qh[i % 32]
- * is q's fifth Q6_K  ql[128], qh[64], int8 sc[16], d: d sc[h] (q - 32)   ql[64 p + i % 64], high
- * for s % 4 > 1; bits 2 (s % 4) of qh[32 p + i % 32] above them IQ4_XS  d, sh[2], sl[4], qs[128]:
- * d (scale s - 32) table[q]  qs[16 s + i % 16], high for i % 32 > 15 How 6-bit scales are packed
- * stands at quant_k.c's readers. Pure functions and constant tables; any thread. */
+ * Layouts are those of GGUF files (the format's specification, ggml-common.h's block structs).
+ * d and m are float16 scales; q a value's bits as an unsigned number; i counts the values of a
+ * block, and low / high are the nibbles of a byte.
+ *
+ *   type     bytes of a block, in order             value                 where q is
+ *   Q8_0     d, int8 q[32]                          d q
+ *   Q4_0     d, qs[16]                              d (q - 8)             low: i < 16, high: i + 16
+ *   Q4_1     d, m, qs[16]                           d q + m               as Q4_0
+ *   Q5_0     d, qh[4], qs[16]                       d (q - 16)            and bit i of qh, its fifth
+ *   Q5_1     d, m, qh[4], qs[16]                    d q + m               as Q5_0
+ *   IQ4_NL   d, qs[16]                              d table[q]            as Q4_0; quant_iq4_values
+ *   MXFP4    e, qs[16]                              2^(e - 128) table[q]  as Q4_0; quant_mxfp4_values
+ *                                                                         (twice E2M1)
+ *
+ * The others have blocks of 256 values; s = i / 32 and h = i / 16 number their parts, p = i / 128:
+ *
+ *   Q2_K     sm[16], qs[64], d, m                   d (sm[h] & 15) q - m (sm[h] >> 4)
+ *            q: bits 2 (s % 4) of qs[32 p + i % 32]
+ *   Q3_K     hm[32], qs[64], sc[12], d              d (scale h - 32) (q - 4)
+ *            q: as Q2_K; bit s of hm[i % 32] is its third
+ *   Q4_K     d, m, sm[12], qs[128]                  d (scale s) q - m (min s)
+ *            q: qs[32 (s / 2) + i % 32], high for odd s
+ *   Q5_K     d, m, sm[12], qh[32], qs[128]          d (scale s) q - m (min s)
+ *            q: as Q4_K; bit s of qh[i % 32] is its fifth
+ *   Q6_K     ql[128], qh[64], int8 sc[16], d        d sc[h] (q - 32)
+ *            q: ql[64 p + i % 64], high for s % 4 > 1; bits 2 (s % 4) of qh[32 p + i % 32] above
+ *   IQ4_XS   d, sh[2], sl[4], qs[128]               d (scale s - 32) table[q]
+ *            q: qs[16 s + i % 16], high for i % 32 > 15
+ *
+ * How 6-bit scales are packed stands at quant_k.c's readers. Pure functions and constant tables;
+ * any thread. */
+/* clang-format on */
 #ifndef SIROCCO_QUANT_H
 #define SIROCCO_QUANT_H
 
