@@ -10,11 +10,12 @@
  *   Q8_0     d, int8 q[32]                          d q
  *   Q4_0     d, qs[16]                              d (q - 8)             low: i < 16, high: i + 16
  *   Q4_1     d, m, qs[16]                           d q + m               as Q4_0
- *   Q5_0     d, qh[4], qs[16]                       d (q - 16)            and bit i of qh, its fifth
+ *   Q5_0     d, qh[4], qs[16]                       d (q - 16)            bit i of qh: its fifth
  *   Q5_1     d, m, qh[4], qs[16]                    d q + m               as Q5_0
- *   IQ4_NL   d, qs[16]                              d table[q]            as Q4_0; quant_iq4_values
- *   MXFP4    e, qs[16]                              2^(e - 128) table[q]  as Q4_0; quant_mxfp4_values
- *                                                                         (twice E2M1)
+ *   IQ4_NL   d, qs[16]                              d table[q]            as Q4_0, with
+ *                                                                         quant_iq4_values
+ *   MXFP4    e, qs[16]                              2^(e - 128) table[q]  as Q4_0, with
+ *                                                                         quant_mxfp4_values
  *
  * The others have blocks of 256 values; s = i / 32 and h = i / 16 number their parts, p = i / 128:
  *
