@@ -2,7 +2,8 @@
 tiktoken (with tekken.json's pattern and ranks, as mistral-common uses it), text by text.
 
 The vocabularies are the demo model's and those of SIROCCO_TEST_DATA; the texts are whole corpora cut
-in pieces, a list of naughty strings, and random Unicode made from a fixed seed.
+in pieces, a list of naughty strings, and random Unicode made from a fixed seed. For a longer look,
+SIROCCO_DIFF_TEXTS says how many random texts, SIROCCO_DIFF_SEED which.
 
 What is left out, and why: characters that are not in every package's version of Unicode; and, for
 tokenizer.json files that restate a sentencepiece model with Metaspace, texts that begin with a space,
@@ -26,7 +27,8 @@ ROOT = Path(os.environ.get("SIROCCO_ROOT", Path(__file__).resolve().parents[2]))
 BINARY = os.environ.get("SIROCCO_BINARY", str(ROOT / "build/sirocco"))
 TOKENIZE = Path(BINARY).parent / "tests/bench/tokenize"
 DATA = Path(os.environ.get("SIROCCO_TEST_DATA") or "/nonexistent")
-N_RANDOM = 4000
+N_RANDOM = int(os.environ.get("SIROCCO_DIFF_TEXTS", "4000"))
+SEED = int(os.environ.get("SIROCCO_DIFF_SEED", "20250710"))
 
 CORPORA = ["text/tinyshakespeare.txt", "text/promessi_sposi-it.txt.gz",
            "text/wagahaiwa_nekodearu-ja.txt", "text/wikitext-2-test.txt", "text/udhr/udhr.jsonl",
@@ -69,7 +71,7 @@ def assigned() -> list[str]:
 
 
 def random_texts(specials: list[str]) -> list[str]:
-    rng = random.Random(20250710)
+    rng = random.Random(SEED)
     everything = assigned()
     blocks = [(0x20, 0x7e), (0xa0, 0x24f), (0x300, 0x36f), (0x370, 0x5ff), (0x600, 0x6ff),
               (0x900, 0x97f), (0xe00, 0xe7f), (0x1100, 0x11ff), (0x2000, 0x206f), (0x3040, 0x30ff),
@@ -152,6 +154,7 @@ def test_hugging_face(relative, spm, specials, tmp_path):
 SENTENCEPIECE = [
     "config/demo/tokenizer.model",
     "tokenizers/mistral-spm/tokenizer.model.v1",
+    "tokenizers/mistral-spm/mistral_instruct_tokenizer_240216.model.v2",
     "tokenizers/mistral-spm/mistral_instruct_tokenizer_240323.model.v3",
     "tokenizers/mistral-spm/mistral_instruct_tokenizer_241114.model.v7",
     "tokenizers/llama-2-spm/tokenizer.model",

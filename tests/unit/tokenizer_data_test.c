@@ -89,12 +89,45 @@ TEST(phi_3_gives_the_ids_of_llama_cpp)
     tokenizer_close(t);
 }
 
+/* The last of the eight is left out: there the reference puts its space in front of a line end after
+ * one control token and not after another. */
+TEST(phi_3_gives_the_ids_of_ml_net)
+{
+    struct tokenizer *t = rig_open_data("tokenizers/gguf-vocab/ggml-vocab-phi-3.gguf", "v.gguf");
+    if (!t)
+        SKIP("SIROCCO_TEST_DATA lacks tokenizers/gguf-vocab");
+    EXPECT_INT(expect_lines(t, "tokenizers/expected/ml-net/Phi3.txt", 7), 7);
+    tokenizer_close(t);
+}
+
+/* A prompt with tools, a call and its result: its ids are the text, and the control tokens among
+ * them are left out of it. */
+TEST(mistral_v3_decodes_the_prompt_of_ml_net)
+{
+    struct tokenizer *t = rig_open_data(
+        "tokenizers/mistral-spm/mistral_instruct_tokenizer_240323.model.v3", "tokenizer.model");
+    if (!t)
+        SKIP("SIROCCO_TEST_DATA lacks tokenizers/mistral-spm");
+    char *file = read_lines("tokenizers/expected/ml-net/Mistral_V0_3.txt");
+    char *at = strchr(file, '\n');
+    EXPECT(at != NULL);
+    *at++ = 0;
+    struct token_list ids = read_id_line(&at);
+    struct buf text = rig_decode(t, &ids, false, false);
+    EXPECT_INT(ids.n, 229);
+    EXPECT_STR(text.data, file);
+    buf_free(&text);
+    token_list_free(&ids);
+    free(file);
+    tokenizer_close(t);
+}
+
 TEST(llama_2_gives_the_ids_of_transformers_js)
 {
     struct tokenizer *t = rig_open_data(LLAMA2_SPM, "tokenizer.model");
     if (!t)
         SKIP("SIROCCO_TEST_DATA lacks Llama 2");
-    expect_cases(t, "llama", "Xenova/llama-tokenizer");
+    expect_cases(t, "llama", "Xenova/llama-tokenizer", true);
     tokenizer_close(t);
 }
 

@@ -100,6 +100,51 @@ TEST(forms_look_across_ascii_neighbours)
     EXPECT_STR(run((struct step){.kind = STEP_NFC}, ""), "");
 }
 
+/* U+11A7 stands right before the final consonants of Hangul and is none. */
+TEST(hangul_composes_and_u11a7_does_not)
+{
+    static const enum step_kind kinds[] = {STEP_NFC, STEP_NFKC};
+    for (int i = 0; i < 2; i++) {
+        struct step step = {.kind = kinds[i]};
+        EXPECT_STR(run(step, "\xE1\x84\x80\xE1\x85\xA1\xE1\x86\xA8"), "\xEA\xB0\x81");
+        EXPECT_STR(run(step, "\xEA\xB0\x80\xE1\x86\xA8"), "\xEA\xB0\x81");
+        EXPECT_STR(run(step, "\xEA\xB0\x80\xE1\x86\xA7"), "\xEA\xB0\x80\xE1\x86\xA7");
+        EXPECT_STR(run(step, "\xE1\x84\x80\xE1\x85\xA1\xE1\x86\xA7\xCC\x81"),
+                   "\xEA\xB0\x80\xE1\x86\xA7\xCC\x81");
+    }
+}
+
+/* A letter under n accents, above (class 230) and below (220) in turn: those below go first. */
+static double seconds_of_marks(int n)
+{
+    char *text = malloc((size_t)n * 4 + 2);
+    EXPECT(text != NULL);
+    text[0] = 'e';
+    for (int i = 0; i < n; i++)
+        memcpy(text + 1 + 4 * i, "\xCC\x81\xCC\x96", 4);
+    text[1 + 4 * n] = 0;
+    double best = 1e9;
+    for (int k = 0; k < 3; k++) {
+        clock_t start = clock();
+        const char *made = run((struct step){.kind = STEP_NFC}, text);
+        double seconds = (double)(clock() - start) / CLOCKS_PER_SEC;
+        best = seconds < best ? seconds : best;
+        /* e and the first accent above make one character, which the ones below do not block */
+        EXPECT_INT(strlen(made), 4 * n);
+        EXPECT(!strncmp(made, "\xC3\xA9\xCC\x96\xCC\x96", 6));
+        EXPECT_STR(made + 4 * n - 2, "\xCC\x81");
+    }
+    free(text);
+    return best;
+}
+
+/* 1 MiB in quadratic time takes minutes. */
+TEST_SECONDS(marks_are_sorted_in_linear_time, 60)
+{
+    double small = seconds_of_marks(1 << 15), large = seconds_of_marks(1 << 18);
+    EXPECT(large <= 24 * small + 2);
+}
+
 TEST(spaces_and_word_characters)
 {
     EXPECT_INT(normal_space_at(" x", 2), 1);
