@@ -394,6 +394,7 @@ int gguf_read(const struct gguf *g, struct weights_list *list, struct err *err)
         int type = quant_from_gguf(info->type);
         tensor->type = type < 0 ? QUANT_COUNT : (enum quant_type)type;
         tensor->type_name = types[info->type].name;
+        tensor->file = g->file;
         tensor->n_dims = info->n_dims;
         for (int d = 0; d < info->n_dims; d++)
             tensor->dims[d] = (int64_t)info->dims[info->n_dims - 1 - d];

@@ -219,12 +219,7 @@ static int check_unsupported(const struct model_config *c, const struct gguf *g,
     char key[128];
     int64_t value = 0;
     int found;
-    int rc = gguf_int(g, "split.count", 0, 65535, &value, &found, err);
-    if (!rc && found && value > 1)
-        rc = err_set(err, ERR_FORMAT, "one of %lld parts of a split model: merge them first",
-                     (long long)value);
-    if (!rc)
-        rc = gguf_int(g, full_key(key, name, "attention.value_length"), 1, 1024, &value, &found,
+    int rc = gguf_int(g, full_key(key, name, "attention.value_length"), 1, 1024, &value, &found,
                       err);
     if (!rc && found && value != c->head_dim)
         rc = err_set(err, ERR_FORMAT, "key '%s' is %lld, key_length is %lld: must be equal", key,

@@ -156,8 +156,10 @@ static int read_entries(const struct source_file *file, const json_t *header, si
             rc = check_metadata(file->name, entry, err);
         } else {
             struct weights_tensor *tensor = weights_list_add(list);
-            if (tensor)
+            if (tensor) {
+                tensor->file = file->name;
                 tensor->name = arena_copy(&list->arena, name, strlen(name));
+            }
             if (!tensor || !tensor->name)
                 rc = err_set(err, ERR_NOMEM, "%s: out of memory", file->name);
             else

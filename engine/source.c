@@ -11,19 +11,20 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <stdbool.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { FILES_MAX = 10000 };
+enum { FILES_MAX = 10000, DIGITS = 5, PART_NAME_BYTES = 256 };
 
 struct source {
     char *path, *name;
     struct source_file *files; /* sorted by name when mapped */
     size_t n_files, capacity;
-    const struct source_file *gguf;
+    const struct source_file *gguf; /* of a split file part 1 */
     bool mapped; /* files, their names and bytes are owned */
 };
 
@@ -33,11 +34,46 @@ static bool ends_with(const char *text, const char *end)
     return n >= m && !strcmp(text + n - m, end);
 }
 
+static bool read_digits(const char *text, int *value)
+{
+    *value = 0;
+    for (int i = 0; i < DIGITS; i++) {
+        if (text[i] < '0' || text[i] > '9')
+            return false;
+        *value = 10 * *value + text[i] - '0';
+    }
+    return true;
+}
+
+/* -0000K-of-0000N.gguf, as gguf-split of the ggml project names parts */
+static const char part_of[] = "-of-", part_end[] = ".gguf";
+enum { PART_END_BYTES = 1 + DIGITS + (sizeof part_of - 1) + DIGITS + (sizeof part_end - 1) };
+
+bool source_split(const char *name, int *no, int *n_parts)
+{
+    size_t n = strlen(name);
+    if (n < PART_END_BYTES)
+        return false;
+    const char *at = name + n - PART_END_BYTES, *of = at + 1 + DIGITS, *total = of + 4;
+    return *at == '-' && read_digits(at + 1, no) && !memcmp(of, part_of, sizeof part_of - 1) &&
+           read_digits(total, n_parts) && !strcmp(total + DIGITS, part_end) && *no >= 1 &&
+           *no <= *n_parts;
+}
+
+/* The name of part `no` of the split file that one_part is a part of. */
+static void part_name(char name[PART_NAME_BYTES], const char *one_part, int no)
+{
+    size_t n = strlen(one_part) - PART_END_BYTES;
+    snprintf(name, PART_NAME_BYTES, "%.*s-%05d%s", (int)n, one_part, no,
+             one_part + n + 1 + DIGITS);
+}
+
 /* The last component of path, without slashes at its end; of "." and the like, what it stands
- * for. A lone file loses its .gguf. NULL: out of memory. */
+ * for. A lone file loses its .gguf, a part what makes it one. NULL: out of memory. */
 static char *name_of(const char *path, bool is_file)
 {
     char real[PATH_MAX];
+    int no, n_parts;
     size_t n = strlen(path);
     while (n > 1 && path[n - 1] == '/')
         n--;
@@ -51,7 +87,9 @@ static char *name_of(const char *path, bool is_file)
     }
     if (start == n || dots)
         return strdup("model");
-    if (is_file && n - start > 5 && !strncmp(path + n - 5, ".gguf", 5))
+    if (is_file && n - start > PART_END_BYTES && source_split(path, &no, &n_parts))
+        n -= PART_END_BYTES;
+    else if (is_file && n - start > 5 && !strncmp(path + n - 5, ".gguf", 5))
         n -= 5;
     return strndup(path + start, n - start);
 }
@@ -119,23 +157,46 @@ static bool is_described(const struct source *s)
     return source_find(s, "config.json") || source_find(s, "params.json");
 }
 
-/* A folder of a model holds config.json or params.json, or one .gguf file. */
+/* Sets s->gguf. All .gguf files must be one, or the parts of one. */
+static int choose_gguf(struct source *s, size_t n_gguf, const struct source_file *some,
+                       struct err *err)
+{
+    char name[PART_NAME_BYTES];
+    int no, n_parts;
+    s->gguf = some;
+    if (!source_split(some->name, &no, &n_parts))
+        return n_gguf == 1 ? 0
+                           : err_set(err, ERR_FORMAT, "%s: %zu .gguf files and no config.json; "
+                                     "name one of them", s->path, n_gguf);
+    for (int i = 1; i <= n_parts; i++) {
+        part_name(name, some->name, i);
+        const struct source_file *part = source_find(s, name);
+        if (!part)
+            return err_set(err, ERR_FORMAT, "%s: part %d of %d, '%s', is missing", s->path, i,
+                           n_parts, name);
+        s->gguf = i == 1 ? part : s->gguf;
+    }
+    if (n_gguf != (size_t)n_parts)
+        return err_set(err, ERR_FORMAT, "%s: %zu .gguf files, of which '%s' says %d parts are one; "
+                       "name one of them", s->path, n_gguf, some->name, n_parts);
+    return 0;
+}
+
+/* A folder of a model holds config.json or params.json, or one .gguf file, or all its parts. */
 static int check_folder(struct source *s, struct err *err)
 {
+    const struct source_file *some = NULL;
     size_t n_gguf = 0;
     if (is_described(s))
         return 0;
     for (size_t i = 0; i < s->n_files; i++) {
         if (ends_with(s->files[i].name, ".gguf")) {
-            s->gguf = &s->files[i];
+            some = some ? some : &s->files[i];
             n_gguf++;
         }
     }
-    if (n_gguf == 1)
-        return 0;
-    if (n_gguf)
-        return err_set(err, ERR_FORMAT, "%s: %zu .gguf files and no config.json; name one of them",
-                       s->path, n_gguf);
+    if (some)
+        return choose_gguf(s, n_gguf, some, err);
     return err_set(err, ERR_FORMAT,
                    "%s: not a model folder: it holds neither config.json nor params.json nor a "
                    ".gguf file",
@@ -168,8 +229,32 @@ static int open_folder(struct source *s, int fd, struct err *err)
     return check_folder(s, err);
 }
 
+/* The other parts of the split file whose part `no` is open; sets s->gguf. */
+static int add_parts(struct source *s, const char *base, int no, int n_parts, struct err *err)
+{
+    char name[PART_NAME_BYTES];
+    int rc = 0;
+    char *folder = strndup(s->path, (size_t)(base - s->path));
+    int fd = folder ? open(*folder ? folder : ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC) : -1;
+    if (fd < 0)
+        rc = err_set(err, folder ? ERR_IO : ERR_NOMEM, "%s: %s", s->path, strerror(errno));
+    for (int i = 1; !rc && i <= n_parts; i++) {
+        part_name(name, base, i);
+        rc = i == no ? 0 : add_entry(s, fd, name, err);
+    }
+    if (!rc && s->n_files)
+        qsort(s->files, s->n_files, sizeof *s->files, by_name);
+    if (!rc)
+        rc = choose_gguf(s, s->n_files, &s->files[0], err);
+    if (fd >= 0)
+        close(fd);
+    free(folder);
+    return rc;
+}
+
 static int open_file(struct source *s, int fd, size_t size, struct err *err)
 {
+    int no, n_parts;
     const char *slash = strrchr(s->path, '/');
     const char *base = slash ? slash + 1 : s->path;
     int rc = add_file(s, fd, base, size, err);
@@ -180,7 +265,7 @@ static int open_file(struct source *s, int fd, size_t size, struct err *err)
     if (!magic && !ends_with(base, ".gguf"))
         return err_set(err, ERR_FORMAT, "%s: neither a model folder nor a .gguf file", s->path);
     s->gguf = file;
-    return 0;
+    return source_split(base, &no, &n_parts) ? add_parts(s, base, no, n_parts, err) : 0;
 }
 
 int source_open(const char *path, struct source **out, struct err *err)
@@ -239,9 +324,13 @@ int source_open_memory(const char *name, const struct source_file *files, size_t
     s->n_files = n_files;
     for (size_t i = 0; i < n_files; i++)
         s->files[i] = files[i];
-    for (size_t i = 0; i < n_files && !is_described(s); i++) {
-        if (ends_with(s->files[i].name, ".gguf"))
-            s->gguf = &s->files[i];
+    bool has_gguf = false;
+    for (size_t i = 0; i < n_files; i++)
+        has_gguf |= ends_with(files[i].name, ".gguf");
+    int rc = has_gguf ? check_folder(s, err) : 0;
+    if (rc) {
+        source_close(s);
+        return rc;
     }
     *out = s;
     return 0;
@@ -293,6 +382,24 @@ const struct source_file *source_find(const struct source *s, const char *name)
 const struct source_file *source_gguf(const struct source *s)
 {
     return s->gguf;
+}
+
+int source_n_parts(const struct source *s)
+{
+    int no, n_parts;
+    if (!s->gguf)
+        return 0;
+    return source_split(s->gguf->name, &no, &n_parts) ? n_parts : 1;
+}
+
+const struct source_file *source_part(const struct source *s, int no)
+{
+    char name[PART_NAME_BYTES];
+    int one, n_parts;
+    if (!s->gguf || !source_split(s->gguf->name, &one, &n_parts))
+        return no == 1 ? s->gguf : NULL;
+    part_name(name, s->gguf->name, no);
+    return source_find(s, name);
 }
 
 bool source_is_mistral(const struct source *s)

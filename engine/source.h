@@ -20,8 +20,9 @@ struct source_file {
 
 struct source; /* opaque */
 
-/* path: a model folder (every regular file directly in it), or one .gguf file. ERR_IO with the
- * errno text, ERR_FORMAT for what is neither. */
+/* path: a model folder (every regular file directly in it), or one .gguf file, or one part of a
+ * split one: then all its parts. ERR_IO with the errno text, ERR_FORMAT for what is neither and for
+ * a part that is missing. */
 int source_open(const char *path, struct source **out, struct err *err);
 
 /* Files that are already in memory (the embedded demo model); files and bytes are borrowed. */
@@ -34,7 +35,13 @@ const char *source_path(const struct source *s); /* for messages; "(embedded)" *
 size_t source_count(const struct source *s);
 const struct source_file *source_at(const struct source *s, size_t i);
 const struct source_file *source_find(const struct source *s, const char *name); /* or NULL */
-const struct source_file *source_gguf(const struct source *s); /* the .gguf file, or NULL */
+/* The .gguf file, of a split one the first part, or NULL. */
+const struct source_file *source_gguf(const struct source *s);
+/* Part 1..n of the .gguf file; n is 1 when it is not split, 0 when there is none. */
+int source_n_parts(const struct source *s);
+const struct source_file *source_part(const struct source *s, int no);
+/* K and N of "m-0000K-of-0000N.gguf"; false: another name. */
+bool source_split(const char *name, int *no, int *n_parts);
 /* Mistral's own layout: params.json, and either no config.json or consolidated weights alone. */
 bool source_is_mistral(const struct source *s);
 

@@ -35,19 +35,6 @@ static int by_name(const void *a, const void *b)
                   ((const struct weights_tensor *)b)->name);
 }
 
-static int read_source(const struct source *source, struct weights_list *list, struct err *err)
-{
-    const struct source_file *file = source_gguf(source);
-    struct gguf *g = NULL;
-    if (!file)
-        return safetensors_read(source, list, err);
-    int rc = gguf_open(file, &g, err);
-    if (!rc)
-        rc = gguf_read(g, list, err);
-    gguf_close(g);
-    return rc;
-}
-
 int weights_open(const struct source *source, struct weights **out, struct err *err)
 {
     *out = NULL;
@@ -55,12 +42,15 @@ int weights_open(const struct source *source, struct weights **out, struct err *
     if (!w)
         return err_set(err, ERR_NOMEM, "out of memory");
     arena_init(&w->list.arena, 0);
-    int rc = read_source(source, &w->list, err);
+    int rc = source_gguf(source) ? gguf_split_read(source, &w->list, err)
+                                 : safetensors_read(source, &w->list, err);
     if (!rc && w->list.n)
         qsort(w->list.tensors, w->list.n, sizeof *w->list.tensors, by_name);
     for (size_t i = 1; !rc && i < w->list.n; i++) {
-        if (!by_name(&w->list.tensors[i - 1], &w->list.tensors[i]))
-            rc = err_set(err, ERR_FORMAT, "tensor '%s' occurs twice", w->list.tensors[i].name);
+        const struct weights_tensor *t = &w->list.tensors[i - 1];
+        if (!by_name(t, t + 1))
+            rc = err_set(err, ERR_FORMAT, "%s: tensor '%s' occurs twice, the other time in %s",
+                         t[1].file, t->name, t->file);
     }
     if (rc) {
         weights_close(w);

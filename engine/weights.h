@@ -16,6 +16,7 @@ enum { WEIGHTS_DIMS_MAX = 4 };
 
 struct weights_tensor {
     const char *name;
+    const char *file; /* where it lies: source_file.name */
     enum quant_type type;  /* QUANT_COUNT: a known type that is not supported; listed, unusable */
     const char *type_name; /* as the file's format calls it: "BF16", "Q4_K" */
     int n_dims;            /* above WEIGHTS_DIMS_MAX only the first dims are kept; unusable */

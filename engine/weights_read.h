@@ -28,4 +28,8 @@ int safetensors_read_file(const struct source_file *file, struct weights_list *l
 /* Every tensor of an open GGUF file. */
 int gguf_read(const struct gguf *g, struct weights_list *list, struct err *err);
 
+/* Every tensor of the source's .gguf file, of a split one those of all parts, which must agree on
+ * what they are parts of (gguf_split.c). */
+int gguf_split_read(const struct source *source, struct weights_list *list, struct err *err);
+
 #endif

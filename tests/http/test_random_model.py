@@ -55,7 +55,8 @@ def test_every_preset(tmp_path, preset):
     arch = MAKER.PRESETS[preset]["arch"]
     assert bench(make(tmp_path / "m", "--preset", preset, "--split", "2"))["arch"] == arch
     if MAKER.ARCHS[arch][2]:
-        bench(make(tmp_path / "m.gguf", "--preset", preset, "--type", "q4_k"))
+        make(tmp_path / "m.gguf", "--preset", preset, "--type", "q4_k", "--split", "3")
+        bench(tmp_path / "m-00002-of-00003.gguf")
 
 
 def test_seed(tmp_path):
