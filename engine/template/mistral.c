@@ -17,6 +17,7 @@
 #include <string.h>
 
 #include "engine/template/dumps.h"
+#include "engine/template/json_text.h"
 #include "engine/template/mistral_internal.h"
 
 static const char tokenizer_error[] = "TokenizerException";
@@ -102,12 +103,8 @@ static int put_between(struct mistral *m, const char *begin, struct buf *text, c
 
 static void write_json(struct buf *out, struct mistral_text text)
 {
-    json_t *value = json_loadb(text.data, text.n, JSON_DECODE_ANY | JSON_ALLOW_NUL, NULL);
-    if (value)
-        dumps_value(out, value);
-    else
+    if (!json_text_normal(out, text.data, text.n))
         dumps_string(out, text.data, text.n);
-    json_decref(value);
 }
 
 static struct mistral_text content_of(const struct mistral_message *turn)
@@ -338,6 +335,8 @@ static int refuse_assistant(struct mistral *m, const struct mistral_message *tur
                             "message");
     if (turn->n_calls || turn->n_chunks)
         return 0;
+    if (m->version == 1)
+        return mistral_fail(m, tokenizer_error, " // None");
     if (m->version < 7)
         return mistral_fail(m, tokenizer_error, "Invalid assistant message: ");
     return mistral_fail(m, tokenizer_error,
@@ -379,6 +378,9 @@ static int put_turns(struct mistral *m)
     for (size_t i = 0; i < m->n_turns && !code; i++) {
         const struct mistral_message *turn = &m->turns[i];
         bool is_past = first != SIZE_MAX && i < last;
+        if (m->continues && i + 1 == m->n_turns && turn->role != MISTRAL_ASSISTANT)
+            return mistral_fail(m, "InvalidMessageStructureException",
+                                "Cannot continue final message if it is not an assistant message");
         switch (turn->role) {
         case MISTRAL_USER:
             code = put_user(m, turn, i == first, i == last);

@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "engine/template/dumps.h"
+#include "engine/template/json_text.h"
 #include "engine/template/mistral_internal.h"
 
 /* The chunks of a merged turn being built: text waits in `text` until another chunk comes. */
@@ -72,19 +72,14 @@ static int join_content(struct mistral *m, const struct mistral_message *message
 /* JSON text in Python's layout; what is no JSON stays as it is; nothing becomes an object. */
 static int normal_json(struct mistral *m, struct mistral_text *text)
 {
-    json_t *value;
     struct buf laid;
     if (!text->n) {
         *text = (struct mistral_text){"{}", 2};
         return 0;
     }
-    value = json_loadb(text->data, text->n, JSON_DECODE_ANY | JSON_ALLOW_NUL, NULL);
-    if (!value)
-        return 0;
     buf_init(&laid, 0);
-    dumps_value(&laid, value);
-    json_decref(value);
-    *text = mistral_keep(m, &laid);
+    if (json_text_normal(&laid, text->data, text->n))
+        *text = mistral_keep(m, &laid);
     buf_free(&laid);
     return text->data ? 0 : mistral_no_memory(m);
 }

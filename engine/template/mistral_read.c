@@ -41,8 +41,19 @@ static int read_thinking(struct mistral *m, size_t i, const json_t *value, struc
     return out->data ? 0 : mistral_no_memory(m);
 }
 
-static int read_part(struct mistral *m, size_t i, const json_t *part, struct mistral_chunk *chunk)
+static int read_part(struct mistral *m, size_t i, enum mistral_role role, const json_t *part,
+                     struct mistral_chunk *chunk)
 {
+    enum {
+        TEXT = 1 << MISTRAL_TEXT,
+        THINK = 1 << MISTRAL_THINK,
+        AUDIO = 1 << MISTRAL_AUDIO,
+        ANY = TEXT | AUDIO | 1 << MISTRAL_AUDIO_URL | 1 << MISTRAL_IMAGE | 1 << MISTRAL_IMAGE_URL
+    };
+    static const unsigned kinds[] = {[MISTRAL_SYSTEM] = TEXT | AUDIO | THINK,
+                                     [MISTRAL_USER] = ANY,
+                                     [MISTRAL_ASSISTANT] = TEXT | THINK,
+                                     [MISTRAL_TOOL] = ANY};
     static const char *const types[] = {"input_audio", "audio_url", "image",
                                         "image_url",   "text",      "thinking"};
     const char *type = json_string_value(json_object_get(part, "type"));
@@ -54,6 +65,8 @@ static int read_part(struct mistral *m, size_t i, const json_t *part, struct mis
         return wrong(m, i, "a content part is of an unknown type");
     chunk->type = (enum mistral_chunk_type)which;
     chunk->closed = !json_is_false(closed);
+    if (!(kinds[role] & 1U << which))
+        return wrong(m, i, "a content part is of a type that its role can not have");
     if (chunk->type == MISTRAL_THINK)
         return read_thinking(m, i, json_object_get(part, "thinking"), &chunk->text);
     if (chunk->type != MISTRAL_TEXT)
@@ -92,7 +105,7 @@ static int read_content(struct mistral *m, size_t i, const json_t *json,
             (struct mistral_chunk){MISTRAL_TEXT, text_of(content), true};
     json_array_foreach(content, k, part)
     {
-        int code = read_part(m, i, part, &message->chunks[message->n_chunks++]);
+        int code = read_part(m, i, message->role, part, &message->chunks[message->n_chunks++]);
         if (code)
             return code;
     }
@@ -194,6 +207,18 @@ static int read_tools(struct mistral *m)
     return 0;
 }
 
+/* The words there are; which of them a model knows, its tokenizer says (mistral_normal.c). */
+static int read_effort(struct mistral *m)
+{
+    static const char *const words[] = {"none", "minimal", "low", "medium", "high", "xhigh", "max"};
+    const char *effort = json_string_value(json_object_get(m->request, "reasoning_effort"));
+    for (size_t i = 0; effort && i < sizeof words / sizeof words[0]; i++)
+        if (!strcmp(effort, words[i]))
+            return 0;
+    return effort ? mistral_fail(m, "ValidationError", "reasoning_effort can not be '%s'", effort)
+                  : 0;
+}
+
 int mistral_read(struct mistral *m)
 {
     const json_t *messages = json_object_get(m->request, "messages");
@@ -206,11 +231,11 @@ int mistral_read(struct mistral *m)
     m->messages = arena_array(&m->arena, m->n_messages + 1, sizeof *m->messages);
     if (!m->messages)
         return mistral_no_memory(m);
-    for (size_t i = 0; i < m->n_messages; i++) {
-        int code = read_message(m, i, json_array_get(messages, i));
-        if (code)
-            return code;
-    }
+    int code = read_effort(m);
+    for (size_t i = 0; i < m->n_messages && !code; i++)
+        code = read_message(m, i, json_array_get(messages, i));
+    if (code)
+        return code;
     m->continues = json_is_true(json_object_get(m->request, "continue_final_message"));
     return read_tools(m);
 }
