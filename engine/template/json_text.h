@@ -1,5 +1,5 @@
-/* json_text: JSON text laid out anew, as json.dumps(json.loads(text), ensure_ascii=False) does it in
- * Python: ", " and ": ", floats as repr() writes them, integers of any length, NaN and Infinity; of
+/* json_text: JSON text laid out anew, as Python's json.dumps(json.loads(text), ensure_ascii=False)
+ * does: ", " and ": ", floats as repr() writes them, integers of any length, NaN and Infinity; of
  * members with the same name the last value in the first one's place. Pure function; time linear
  * in the text, but for repeated names. */
 #ifndef SIROCCO_JSON_TEXT_H
