@@ -5,13 +5,11 @@ without a published file in the test data are made of (SmolLM, GPT-2 with a lead
 
 from __future__ import annotations
 
-import functools
 import json
-import unicodedata
 
 import pytest
 
-from test_tokenizers import ROOT, assigned, compare, corpus_texts, random_texts
+from test_tokenizers import ROOT, compare, corpus_texts, newer_characters, random_texts
 
 tokenizers = pytest.importorskip("tokenizers")
 from tokenizers import (AddedToken, Regex, Tokenizer, decoders, models, normalizers,  # noqa: E402
@@ -222,16 +220,6 @@ KINDS = [gpt2_prefix, smollm, digits_together, prefix_on_every_word, llama3, spl
          punctuation_contiguous, whitespace, delimiter, deepseek, nfc, nfd, nfkc, nfkd_stripped,
          strip_and_replace, gemma, llama2, metaspace_never, added_tokens,
          white_space_tokens, unigram, unigram_unsplit, unigram_bytes, unigram_words]
-
-
-@functools.cache
-def newer_characters() -> frozenset[str]:
-    """Those that the package's tables of Unicode's forms and marks, older than Python's, lack."""
-    strip = normalizers.StripAccents()
-    forms = [(name, getattr(normalizers, name)()) for name in ("NFD", "NFKD")]
-    return frozenset(c for c in assigned() if ord(c) > 127 and any(
-        form.normalize_str(c) != unicodedata.normalize(name, c) for name, form in forms) or (
-            unicodedata.category(c)[0] == "M" and strip.normalize_str(c) == c))
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=[k.__name__ for k in KINDS])
