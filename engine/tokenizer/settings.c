@@ -217,6 +217,50 @@ static bool can_cut(const struct spm_model *m)
     return true;
 }
 
+/* Whether our own merging, several times as fast, gives what the library gives: a BPE model that
+ * leaves characters as they are, without pieces that the library finds by itself (USER) or takes
+ * apart again (UNUSED). */
+static bool can_merge(const struct tokenizer *t, const struct spm_model *m)
+{
+    if (m->type != SPM_BPE || m->charsmap.size || m->remove_extra_spaces || !m->escape_spaces ||
+        m->space_as_suffix || !t->vocab.has_bytes)
+        return false;
+    for (size_t i = 0; i < m->n_pieces; i++)
+        if (m->pieces[i].type == VOCAB_USER || m->pieces[i].type == VOCAB_UNUSED)
+            return false;
+    for (int id = 0; id < t->vocab.n; id++)
+        if (t->vocab.tokens[id].type == VOCAB_USER)
+            return false;
+    return true;
+}
+
+static int open_merges(struct tokenizer *t, const struct spm_model *m, bool legacy,
+                       const char *file, struct err *err)
+{
+    float *scores = calloc((size_t)t->vocab.n, sizeof *scores);
+    for (size_t i = 0; scores && i < m->n_pieces; i++)
+        scores[i] = m->pieces[i].score;
+    int code = scores ? bpe_open_scores(&t->bpe, &t->vocab, scores) : ERR_NOMEM;
+    free(scores);
+    if (code)
+        return err_set(err, code, "%s: out of memory", file);
+    t->normal.steps[t->normal.n++] =
+        (struct step){.kind = STEP_REPLACE, .from = " ", .to = "\xE2\x96\x81"};
+    if (m->dummy_prefix)
+        t->normal.steps[t->normal.n++] = (struct step){
+            .kind = legacy ? STEP_PREPEND : STEP_PREPEND_SPACE, .to = "\xE2\x96\x81"};
+    return 0;
+}
+
+static int open_library(struct tokenizer *t, const struct spm_model *m, bool legacy,
+                        const char *file, struct err *err)
+{
+    int code = open_processor(m, m->dummy_prefix, file, &t->spm_prefix, err);
+    t->spm_legacy = legacy;
+    t->spm_cuts = can_cut(m);
+    return code ? code : open_processor(m, false, file, &t->spm_plain, err);
+}
+
 int tokenizer_load_spm(struct tokenizer *t, const struct source *source,
                        const struct source_file *file, int vocab_size, struct err *err)
 {
@@ -230,12 +274,9 @@ int tokenizer_load_spm(struct tokenizer *t, const struct source *source,
     if (!code)
         code = fill_vocab(t, &m, file->name, config, err);
     if (!code)
-        code = open_processor(&m, m.dummy_prefix, file->name, &t->spm_prefix, err);
-    if (!code)
-        code = open_processor(&m, false, file->name, &t->spm_plain, err);
+        code = can_merge(t, &m) ? open_merges(t, &m, is_legacy(config), file->name, err)
+                                : open_library(t, &m, is_legacy(config), file->name, err);
     if (!code) {
-        t->spm_legacy = is_legacy(config);
-        t->spm_cuts = can_cut(&m);
         t->strips_space = m.dummy_prefix;
         if (t->bos >= 0)
             t->before[t->n_before++] = t->bos;

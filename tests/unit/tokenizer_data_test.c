@@ -13,9 +13,12 @@ TEST_SECONDS(llama_2_is_the_same_in_all_three_forms, 120)
     struct tokenizer *gguf = rig_open_data(LLAMA2_GGUF, "v.gguf");
     if (!spm || !json || !gguf)
         SKIP("SIROCCO_TEST_DATA lacks a form of Llama 2");
-    expect_agreement(spm, json);
-    expect_agreement(spm, gguf);
-    rig_expect_same_cuts(spm, gguf); /* a vocabulary with tokens of several spaces */
+    struct tokenizer *library = rig_open_library(test_data(LLAMA2_SPM));
+    expect_agreement(library, spm);
+    expect_agreement(library, json);
+    expect_agreement(library, gguf);
+    rig_expect_same_cuts(library, gguf); /* a vocabulary with tokens of several spaces */
+    tokenizer_close(library);
     tokenizer_close(spm);
     tokenizer_close(json);
     tokenizer_close(gguf);
@@ -33,6 +36,10 @@ TEST_SECONDS(stories260K_is_the_same_in_all_three_forms, 120)
     size_t i;
     if (!spm || !json || !gguf || !cases)
         SKIP("SIROCCO_TEST_DATA lacks weights/stories260K");
+    struct tokenizer *library =
+        rig_open_library(test_data("weights/stories260K/hf-f32/tokenizer.model"));
+    expect_agreement(library, spm);
+    tokenizer_close(library);
     expect_agreement(spm, json);
     expect_agreement(spm, gguf);
     EXPECT(json_array_size(cases) > 100);

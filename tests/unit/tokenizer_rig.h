@@ -10,7 +10,9 @@
 #include <time.h>
 
 #include "engine/base/buf.h"
+#include "engine/tokenizer/spm_model.h"
 #include "engine/tokenizer/tokenizer.h"
+#include "engine/tokenizer/vocab.h"
 #include "tests/test.h"
 
 #define UNUSED __attribute__((unused))
@@ -64,6 +66,31 @@ UNUSED static struct tokenizer *rig_open_as(const char *path, const char *as)
     if (!t)
         fprintf(stderr, "%s: %s\n", path, err.text);
     EXPECT(t != NULL);
+    free(bytes);
+    return t;
+}
+
+/* A tokenizer.model whose merging is left to the sentencepiece library: its last piece, one character
+ * that no other piece is made of, is called a user's. The ids are the same. */
+UNUSED static struct tokenizer *rig_open_library(const char *path)
+{
+    struct spm_model model;
+    struct err err = {0};
+    struct buf proto;
+    size_t n;
+    char *bytes = rig_read(path, &n);
+    EXPECT(bytes != NULL);
+    EXPECT_INT(spm_model_open(&model, (const uint8_t *)bytes, n, "tokenizer.model", &err), 0);
+    buf_init(&proto, 0);
+    model.pieces[model.n_pieces - 1].type = VOCAB_USER;
+    EXPECT_INT(spm_model_write(&model, model.dummy_prefix, &proto), 0);
+    struct source_file file = {"tokenizer.model", (const uint8_t *)proto.data, proto.size};
+    struct tokenizer *t = rig_open_memory(&file, 1, 0, &err);
+    if (!t)
+        fprintf(stderr, "%s: %s\n", path, err.text);
+    EXPECT(t != NULL);
+    spm_model_close(&model);
+    buf_free(&proto);
     free(bytes);
     return t;
 }

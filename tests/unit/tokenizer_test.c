@@ -80,28 +80,36 @@ TEST(both_forms_agree_on_the_files_of_the_repository)
                                         "config/demo/tokenizer.json",
                                         "config/demo/tokenizer.model"};
     struct tokenizer *json = demo_json(), *spm = demo_spm();
+    struct tokenizer *library = rig_open_library(test_path("config/demo/tokenizer.model"));
     for (size_t i = 0; i < sizeof files / sizeof files[0]; i++) {
         size_t n;
         char *text = test_read(test_path(files[i]), &n);
         EXPECT(text != NULL);
         struct token_list a = rig_encode(json, text, n, false, false);
         struct token_list b = rig_encode(spm, text, n, false, false);
+        struct token_list c = rig_encode(library, text, n, false, false);
         EXPECT(a.n > 0 && rig_same(&a, &b));
+        EXPECT(rig_same(&a, &c));
         EXPECT(memmem(text, n, "\xE2\x96\x81", 3) || rig_round_trip(json, text, n));
         token_list_free(&a);
         token_list_free(&b);
+        token_list_free(&c);
         free(text);
     }
     tokenizer_close(json);
     tokenizer_close(spm);
+    tokenizer_close(library);
 }
 
 TEST(both_forms_agree_where_long_texts_are_cut)
 {
     struct tokenizer *json = demo_json(), *spm = demo_spm();
+    struct tokenizer *library = rig_open_library(test_path("config/demo/tokenizer.model"));
     rig_expect_same_cuts(json, spm);
+    rig_expect_same_cuts(json, library);
     tokenizer_close(json);
     tokenizer_close(spm);
+    tokenizer_close(library);
 }
 
 TEST(special_tokens_are_parsed_in_trusted_spans_alone)
@@ -303,11 +311,12 @@ TEST(decoding_leaves_out_what_is_no_token)
 TEST_SECONDS(time_is_linear_in_the_text, 120)
 {
     static const char *const units[] = {"a", " ", "ab", "\xE6\x97\xA5", "\xFF", "e e", "\n"};
-    struct tokenizer *both[2] = {demo_json(), demo_spm()};
-    for (int k = 0; k < 2; k++) {
+    struct tokenizer *all[3] = {demo_json(), demo_spm(),
+                                rig_open_library(test_path("config/demo/tokenizer.model"))};
+    for (int k = 0; k < 3; k++) {
         for (size_t i = 0; i < sizeof units / sizeof units[0]; i++)
-            rig_expect_linear(both[k], units[i]);
-        tokenizer_close(both[k]);
+            rig_expect_linear(all[k], units[i]);
+        tokenizer_close(all[k]);
     }
 }
 
