@@ -50,8 +50,9 @@ const struct config_option config_options[] = {
 
     {"device", WORD(device, "auto", "auto|cpu|cuda"), ENGINE,
      "where the model runs; auto takes CUDA when the plugin and a GPU are there"},
-    {"cpu_isa", WORD(cpu_isa, "auto", "auto|base|avx2|avx512"), ENGINE,
-     "strongest CPU instructions to use"},
+    {"cpu_isa", WORD(cpu_isa, "auto", "auto|base|avx2|avx512|avx512-bf16"), ENGINE,
+     "strongest CPU instructions to use; all below avx512-bf16 keep the inputs of BF16 weights in "
+     "float32"},
     {"threads", INT(threads, "0", 0, 1024), ENGINE,
      "threads that compute on the CPU; 0 takes one for each core available"},
     {"max_seqs", INT(max_seqs, "64", 1, 4096), ENGINE, "sequences that run at the same time"},

@@ -29,7 +29,7 @@ struct channel; /* one request's way through: the loop holds it from submit to r
 struct engine_options {
     const struct source *source; /* must outlive the engine */
     const char *device;          /* "cpu", "auto", "cuda" */
-    const char *cpu_isa;         /* "auto", "base", "avx2", "avx512" */
+    const char *cpu_isa;         /* "auto", "base", "avx2", "avx512", "avx512-bf16" */
     int threads;                 /* 0: automatic */
     int max_seqs;                /* running sequences at most */
     int max_batch_tokens;        /* tokens per step at most */

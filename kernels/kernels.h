@@ -28,7 +28,8 @@ struct device; /* one open backend: its threads or its GPU, its KV pool, its lat
 
 struct device_options {
     int n_threads;       /* CPU: worker threads incl. the caller; 0: physical cores of the cpuset */
-    const char *cpu_isa; /* "auto", "base", "avx2", "avx512": strongest level that may be used */
+    const char *cpu_isa; /* "auto" or the strongest level that may be used: "base", "avx2",
+                             "avx512", "avx512-bf16" (BF16 weights with inputs rounded to BF16) */
 };
 
 /* A weight matrix of rows outputs by cols inputs. data is the host's (mmapped) storage, which must

@@ -17,7 +17,7 @@
 
 enum { ALIGN = 64, THREADS_MAX = 512, PARALLEL_NS_MIN = 4000 };
 
-static const char *const level_names[] = {"base", "avx2", "avx512"};
+static const char *const level_names[] = {"base", "avx2", "avx512", "avx512-bf16"};
 
 /* ---- features ---- */
 
@@ -48,7 +48,7 @@ static struct cpu_features detect(void)
     f.level = CPU_AVX512;
     f.vnni = c7 & bit_AVX512VNNI;
     if (a >= 1 && __get_cpuid_count(7, 1, &a71, &b, &c, &d))
-        f.bf16 = a71 & bit_AVX512BF16;
+        f.level = a71 & bit_AVX512BF16 ? CPU_AVX512_BF16 : CPU_AVX512;
     return f;
 }
 #else
@@ -271,27 +271,29 @@ static int kv_open(struct device *d, const struct kv_options *o)
     return 0;
 }
 
-/* q, d and sums of struct cpu_quantized, each rounded up to ALIGN */
-static size_t quantized_bytes(int n_max, int cols_max, size_t *d_at, size_t *sums_at)
+/* The inputs of linear in its other forms, each rounded up to ALIGN: q, d and sums of struct
+ * cpu_quantized, or (a call may want both) the same rounded to BF16. */
+static size_t inputs_bytes(int n_max, int cols_max, size_t *d_at, size_t *sums_at, size_t *h_at)
 {
     size_t q = (size_t)n_max * (size_t)cols_max,
            blocks = (size_t)n_max * ((size_t)cols_max / 32 + 1);
 
     *d_at = (q + ALIGN - 1) / ALIGN * ALIGN;
     *sums_at = *d_at + (blocks * sizeof(float) + ALIGN - 1) / ALIGN * ALIGN;
-    return *sums_at + 2 * blocks * sizeof(int32_t);
+    *h_at = *sums_at + (2 * blocks * sizeof(int32_t) + ALIGN - 1) / ALIGN * ALIGN;
+    return *h_at + q * sizeof(uint16_t);
 }
 
 static size_t device_linear_workspace(int n_max, int cols_max)
 {
-    size_t d_at, sums_at;
+    size_t d_at, sums_at, h_at;
 
-    return quantized_bytes(n_max, cols_max, &d_at, &sums_at) + (size_t)n_max * sizeof(int32_t);
+    return inputs_bytes(n_max, cols_max, &d_at, &sums_at, &h_at) + (size_t)n_max * sizeof(int32_t);
 }
 
 static int device_reserve(struct device *d, int n_max, int cols_max)
 {
-    size_t d_at, sums_at;
+    size_t d_at, sums_at, h_at;
 
     if (cpu_failed(d))
         return -1;
@@ -299,7 +301,7 @@ static int device_reserve(struct device *d, int n_max, int cols_max)
         return cpu_fail(d, "scratch memory is already reserved");
     if (n_max < 1 || cols_max < 1)
         return cpu_fail(d, "scratch memory for %d x %d values", n_max, cols_max);
-    size_t bytes = quantized_bytes(n_max, cols_max, &d_at, &sums_at);
+    size_t bytes = inputs_bytes(n_max, cols_max, &d_at, &sums_at, &h_at);
     char *memory = device_alloc(d, bytes);
     d->attention_starts = device_alloc(d, ((size_t)n_max + 1) * sizeof(int32_t));
     d->xq.q = (int8_t *)memory;
@@ -307,6 +309,7 @@ static int device_reserve(struct device *d, int n_max, int cols_max)
         return cpu_fail(d, "no memory for %zu bytes of scratch", bytes);
     d->xq.d = (float *)(memory + d_at);
     d->xq.sums = (int32_t *)(memory + sums_at);
+    d->xh = (uint16_t *)(memory + h_at);
     d->n_max = n_max;
     d->cols_max = cols_max;
     return 0;
@@ -374,8 +377,8 @@ static int complain(char *error, size_t error_bytes, const char *text)
 static int level_allowed(const char *isa)
 {
     if (!isa || !*isa || !strcmp(isa, "auto"))
-        return CPU_AVX512;
-    for (int i = CPU_BASE; i <= CPU_AVX512; i++)
+        return CPU_AVX512_BF16;
+    for (int i = CPU_BASE; i <= CPU_AVX512_BF16; i++)
         if (!strcmp(isa, level_names[i]))
             return i;
     return -1;
@@ -389,11 +392,13 @@ static int device_open(const struct device_options *options, struct device **out
 
     *out = NULL;
     if (level < 0)
-        return complain(error, error_bytes, "the CPU level is auto, base, avx2 or avx512");
+        return complain(error, error_bytes,
+                        "the CPU level is auto, base, avx2, avx512 or avx512-bf16");
     if (options->n_threads < 0 || options->n_threads > THREADS_MAX)
         return complain(error, error_bytes, "the number of threads is 0 to 512");
     if (level < (int)f.level)
-        f = (struct cpu_features){.level = (enum cpu_level)level};
+        f = (struct cpu_features){.level = (enum cpu_level)level,
+                                  .vnni = f.vnni && level >= CPU_AVX512};
 
     struct device *d = calloc(1, sizeof *d);
     if (!d)
@@ -407,8 +412,8 @@ static int device_open(const struct device_options *options, struct device **out
         return complain(error, error_bytes, "the worker threads cannot be started");
     }
     variants_choose(&d->ops, &d->features);
-    snprintf(d->name, sizeof d->name, "%s%s%s, %d thread%s", level_names[f.level],
-             f.vnni ? " vnni" : "", f.bf16 ? " bf16" : "", d->n_threads,
+    snprintf(d->name, sizeof d->name, "%s%s, %d thread%s", level_names[f.level],
+             f.vnni ? " vnni" : "", d->n_threads,
              d->n_threads == 1 ? "" : "s");
     *out = d;
     return 0;

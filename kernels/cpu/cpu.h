@@ -10,11 +10,12 @@
 #include "kernels/cpu/pool.h"
 #include "kernels/kernels.h"
 
-enum cpu_level { CPU_BASE, CPU_AVX2, CPU_AVX512 };
+/* CPU_AVX512_BF16: also rounds the inputs of BF16 weights to BF16 and multiplies such pairs */
+enum cpu_level { CPU_BASE, CPU_AVX2, CPU_AVX512, CPU_AVX512_BF16 };
 
 struct cpu_features {
     enum cpu_level level; /* avx2: AVX2, FMA, F16C; avx512: these and F, BW, DQ, VL */
-    bool vnni, bf16;      /* only with avx512 */
+    bool vnni;            /* only with avx512 */
 };
 
 /* Rows of activations quantized to int8 in blocks of 32: value = d * q. A block that holds a NaN or
@@ -25,11 +26,19 @@ struct cpu_quantized {
     int32_t *sums; /* [n][cols / 16]: sums of 16 q each */
 };
 
+/* What a variant of linear reads: the floats as they are, or what linear.c made of them once. */
+enum cpu_input {
+    CPU_INPUT_F32,
+    CPU_INPUT_INT8, /* struct cpu_quantized */
+    CPU_INPUT_BF16, /* rounded to nearest even, [n][cols] */
+};
+
 /* Rows row0 .. row1 - 1 of one job, for all n inputs. */
 struct cpu_linear_slice {
     const struct linear_job *job;
     const float *in;                /* [n][cols] */
-    const struct cpu_quantized *xq; /* the same inputs quantized, when the variant asks for it */
+    const struct cpu_quantized *xq; /* the same inputs, when the variant asks for INT8 */
+    const uint16_t *xh;             /* the same inputs, when the variant asks for BF16 */
     int64_t row0, row1;
     int n;
     bool add;
@@ -59,10 +68,10 @@ struct cpu_attention_item {
 struct cpu_variants {
     void (*norm_row)(float *out, const float *in, const float *weight, int dim, float eps,
                      bool add);
-    /* rows of one matrix; quantized: the variant reads xq instead of in */
-    void (*linear_rows[QUANT_COUNT])(const struct cpu_linear_slice *s);
-    bool linear_quantized[QUANT_COUNT];
+    void (*linear_rows[QUANT_COUNT])(const struct cpu_linear_slice *s); /* rows of one matrix */
+    enum cpu_input linear_input[QUANT_COUNT];
     void (*quantize_row)(const float *in, int64_t cols, int8_t *q, float *d, int32_t *sums);
+    void (*round_row)(const float *in, int64_t cols, uint16_t *out);
     void (*rope_head)(float *head, const float *cos_sin, int n_freq, bool interleaved);
     void (*kv_encode)(enum quant_type type, const float *in, void *out, int n);
     void (*attention_item[QUANT_COUNT])(const struct cpu_attention_item *item);
@@ -90,6 +99,7 @@ struct device {
     /* made by reserve, for inputs of up to n_max rows and cols_max columns */
     int n_max, cols_max;
     struct cpu_quantized xq;
+    uint16_t *xh;
     int32_t *attention_starts; /* [n_max + 1] */
 
     char name[CPU_NAME_MAX];

@@ -8,9 +8,10 @@
  * the AVX-512 variant here the bandwidth of memory, 129, 156, 271 and 320. It also picks other
  * kernels, with other orders of addition, for other numbers of inputs.
  *
- * Float formats keep the activations in float32. The block formats' variants may ask for
- * activations quantized to int8 in blocks of 32 (linear_quantized), which is done here, once per
- * call, and bounds their accuracy; the plain loop decodes the weights and stays in float32. */
+ * The plain loop decodes the weights and keeps the activations in float32, as the variants of F32
+ * and F16 do. A variant may ask for activations quantized to int8 in blocks of 32 (the block
+ * formats) or rounded to BF16 (BF16 weights, where the CPU multiplies such pairs); linear_input
+ * says so, it is done here, once per call, and bounds their accuracy. Sums are float32 always. */
 #include "kernels/cpu/cpu.h"
 
 #include <math.h>
@@ -81,7 +82,7 @@ void linear_base(struct cpu_variants *v)
 {
     for (int i = 0; i < QUANT_COUNT; i++) {
         v->linear_rows[i] = linear_rows;
-        v->linear_quantized[i] = false;
+        v->linear_input[i] = CPU_INPUT_F32;
     }
     v->quantize_row = quantize_row;
 }
@@ -94,6 +95,15 @@ struct linear_work {
     int64_t rows_per_slice;
     int first_slice[4]; /* of each job, and the end */
 };
+
+static void round_slice(void *arg, int i, int thread)
+{
+    const struct linear_work *work = arg;
+    int64_t cols = work->a->jobs[0].w->cols;
+
+    (void)thread;
+    work->d->ops.round_row(work->a->in + i * cols, cols, work->d->xh + i * cols);
+}
 
 static void quantize_slice(void *arg, int i, int thread)
 {
@@ -119,6 +129,7 @@ static void linear_slice(void *arg, int i, int thread)
         .job = job,
         .in = a->in,
         .xq = &work->d->xq,
+        .xh = work->d->xh,
         .row0 = (i - work->first_slice[j]) * work->rows_per_slice,
         .n = a->n,
         .add = a->add,
@@ -133,7 +144,7 @@ static void linear_slice(void *arg, int i, int thread)
 int linear_run(struct device *d, const struct linear_args *a)
 {
     int64_t rows = 0, cols = a->jobs[0].w->cols;
-    bool quantize = false;
+    bool wanted[CPU_INPUT_BF16 + 1] = {false};
     struct linear_work work = {.d = d, .a = a};
 
     if (cpu_failed(d))
@@ -142,14 +153,17 @@ int linear_run(struct device *d, const struct linear_args *a)
         return cpu_fail(d, "linear with %d jobs", a->n_jobs);
     for (int j = 0; j < a->n_jobs; j++) {
         rows += a->jobs[j].w->rows;
-        quantize |= d->ops.linear_quantized[a->jobs[j].w->type];
+        wanted[d->ops.linear_input[a->jobs[j].w->type]] = true;
         if (a->jobs[j].w->cols != cols)
             return cpu_fail(d, "linear jobs of one call differ in their columns");
     }
-    if (quantize && (a->n > d->n_max || cols > d->cols_max))
+    if ((wanted[CPU_INPUT_INT8] || wanted[CPU_INPUT_BF16]) &&
+        (a->n > d->n_max || cols > d->cols_max))
         return cpu_fail(d, "linear of %d x %lld values, %d x %d are reserved", a->n,
                         (long long)cols, d->n_max, d->cols_max);
-    if (quantize)
+    if (wanted[CPU_INPUT_BF16])
+        cpu_run(d, round_slice, &work, a->n, (double)a->n * (double)cols * 0.05);
+    if (wanted[CPU_INPUT_INT8])
         cpu_run(d, quantize_slice, &work, a->n, (double)a->n * (double)cols * 0.1);
 
     int64_t share = rows / ((int64_t)d->n_threads * SLICES_PER_THREAD) + 1;

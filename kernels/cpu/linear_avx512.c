@@ -136,6 +136,16 @@ VEC_INLINE ivec dot_step(enum quant_type type, ivec acc, ivec w, const int8_t *q
     return _mm512_dpbusd_epi32(acc, w, _mm512_set1_epi32(four));
 }
 
+static void linear_dot(const struct cpu_linear_slice *s)
+{
+    float_rows(FORM_DOT, s);
+}
+
+static void round_row(const float *in, int64_t cols, uint16_t *out)
+{
+    round_inputs(in, cols, out);
+}
+
 enum { SIGNED_DOTS = 0 };
 
 #include "kernels/cpu/linear_quant_vec.h"
@@ -146,6 +156,11 @@ void linear_avx512(struct cpu_variants *v, const struct cpu_features *f)
     v->linear_rows[QUANT_F16] = linear_f16;
     v->linear_rows[QUANT_BF16] = linear_bf16;
     v->quantize_row = quantize_row;
+    if (f->level >= CPU_AVX512_BF16) {
+        v->linear_rows[QUANT_BF16] = linear_dot;
+        v->linear_input[QUANT_BF16] = CPU_INPUT_BF16;
+        v->round_row = round_row;
+    }
     if (!f->vnni)
         return;
     quant_register(v);

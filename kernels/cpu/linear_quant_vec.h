@@ -351,7 +351,7 @@ static void quant_register(struct cpu_variants *v)
 {
 #define QUANT_ENTER(type)                                                                          \
     v->linear_rows[type] = linear_##type;                                                          \
-    v->linear_quantized[type] = true;
+    v->linear_input[type] = CPU_INPUT_INT8;
     QUANT_BLOCK_TYPES(QUANT_ENTER)
 }
 

@@ -1,13 +1,17 @@
 /* linear_vec: the float formats of linear.c (F32, F16, BF16) in vectors; included by
  * linear_<isa>.c.
  *
- * Every output is one vector sum over the columns, VEC at a time in order, folded at the end by
- * vec_sum's tree, whatever the tile around it: the stream path (few inputs: weights go from memory
- * to registers) and the panel path (many inputs: weights are converted once to a panel in scratch
- * memory, and the sums of a block of columns wait there for the next) do the same operations.
+ * Every output is one vector sum over the columns, a vector of them at a time in order, folded at
+ * the end by vec_sum's tree, whatever the tile around it: the stream path (few inputs: weights go
+ * from memory to registers) and the panel path (many inputs: weights are converted once to a panel
+ * in scratch memory, and the sums of a block of columns wait there for the next) do the same
+ * operations.
  *
- * Panel, in scratch memory: float [ROWS_PANEL / 4][vectors of the column block][4][VEC]; missing
- * rows and columns are zeros. Waiting sums: vec [token tile][row group][4][TOKENS_TILE]. */
+ * FORM_DOT multiplies BF16 weights with inputs rounded to BF16, two columns a lane, and sums in
+ * float32: twice the rate, and half the panel. The other forms have one column a lane.
+ *
+ * Panel, in scratch memory: vec [ROWS_PANEL / 4][vectors of the column block][4]; missing rows and
+ * columns are zeros. Waiting sums: vec [token tile][row group][4][TOKENS_TILE]. */
 #include "kernels/cpu/cpu.h"
 #include "kernels/cpu/vec_math.h"
 
@@ -18,28 +22,67 @@ enum {
     GROUP = 4, /* rows that are summed side by side */
     TOKENS_TILE = VEC_REGISTERS == 32 ? 6 : 2,
     ROWS_PANEL = 32,
-    COLS_BLOCK = 1024,
+    VECTORS_BLOCK = 1024 / VEC,
     TOKENS_CHUNK = 96,
-    TOKENS_PANEL = 12, /* so many inputs make a panel worth its conversion */
+    TOKENS_PANEL = 12,   /* so many inputs make a panel worth its conversion */
     STREAM_AHEAD = 1024, /* bytes prefetched ahead in each row */
     PANEL_AHEAD = 4,     /* rows */
 };
 
-_Static_assert(ROWS_PANEL * COLS_BLOCK * 4 + ROWS_PANEL * TOKENS_CHUNK * VEC * 4 <= CPU_SCRATCH,
+_Static_assert(ROWS_PANEL *VECTORS_BLOCK *VEC * 4 + ROWS_PANEL * TOKENS_CHUNK * VEC * 4 <=
+                   CPU_SCRATCH,
                "a panel and its waiting sums fit a thread's scratch memory");
 
-VEC_INLINE vec load_weight(enum quant_type type, const char *at, int n)
+enum form { FORM_F32, FORM_F16, FORM_BF16, FORM_DOT };
+
+VEC_INLINE int form_cols(enum form form) /* of a vector */
 {
-    if (type == QUANT_F32)
+    return form == FORM_DOT ? 2 * VEC : VEC;
+}
+
+VEC_INLINE size_t weight_bytes(enum form form)
+{
+    return form == FORM_F32 ? 4 : 2;
+}
+
+VEC_INLINE size_t input_bytes(enum form form)
+{
+    return form == FORM_DOT ? 2 : 4;
+}
+
+VEC_INLINE const char *input_at(enum form form, const struct cpu_linear_slice *s, int64_t t)
+{
+    const char *first = form == FORM_DOT ? (const char *)s->xh : (const char *)s->in;
+    return first + (size_t)(t * s->job->w->cols) * input_bytes(form);
+}
+
+/* n columns, at most a vector of them */
+VEC_INLINE vec load_weight(enum form form, const char *at, int n)
+{
+    if (form == FORM_F32)
         return n >= VEC ? vec_load(at) : vec_load_n(at, n);
-    if (type == QUANT_F16)
+    if (form == FORM_F16)
         return n >= VEC ? vec_f16(at) : vec_f16_n(at, n);
+#if VEC_BF16_PAIRS
+    if (form == FORM_DOT)
+        return n >= 2 * VEC ? vec_load(at) : vec_load_bf16_pairs_n(at, n);
+#endif
     return n >= VEC ? vec_bf16(at) : vec_bf16_n(at, n);
 }
 
-VEC_INLINE size_t weight_bytes(enum quant_type type)
+VEC_INLINE vec load_input(enum form form, const char *at, int n)
 {
-    return type == QUANT_F32 ? 4 : 2;
+    return form == FORM_DOT ? load_weight(form, at, n) : load_weight(FORM_F32, at, n);
+}
+
+VEC_INLINE vec multiply_add(enum form form, vec weight, vec x, vec sum)
+{
+#if VEC_BF16_PAIRS
+    if (form == FORM_DOT)
+        return vec_dot_bf16(weight, x, sum);
+#endif
+    (void)form;
+    return vec_fma(weight, x, sum);
 }
 
 /* out[t][row] (+)= sum + bias[row] */
@@ -77,14 +120,14 @@ VEC_INLINE void finish_group(const struct cpu_linear_slice *s, int64_t row, int 
 
 /* n_groups groups of rows from `row` on, n_tokens inputs from t on. Rows from row1 on do not exist:
  * the last existing row stands in for them. */
-VEC_INLINE void stream_tile(enum quant_type type, const struct cpu_linear_slice *s, int64_t row,
+VEC_INLINE void stream_tile(enum form form, const struct cpu_linear_slice *s, int64_t row,
                             int n_groups, int64_t t, int n_tokens)
 {
     const struct matrix *m = s->job->w;
+    const int width = form_cols(form);
+    const size_t bytes = weight_bytes(form);
     int64_t cols = m->cols, c = 0;
-    size_t bytes = weight_bytes(type);
-    const char *w[2 * GROUP];
-    const float *x[4];
+    const char *w[2 * GROUP], *x[4];
     vec sum[2 * GROUP][4];
 
     for (int r = 0; r < n_groups * GROUP; r++) {
@@ -94,25 +137,19 @@ VEC_INLINE void stream_tile(enum quant_type type, const struct cpu_linear_slice 
             sum[r][i] = vec_zero();
     }
     for (int i = 0; i < n_tokens; i++)
-        x[i] = s->in + (t + i) * cols;
-    for (; c + VEC <= cols; c += VEC) {
+        x[i] = input_at(form, s, t + i);
+    for (; c < cols; c += width) {
+        int n = cols - c < width ? (int)(cols - c) : width;
         vec in[4];
         for (int i = 0; i < n_tokens; i++)
-            in[i] = vec_load(x[i] + c);
+            in[i] = load_input(form, x[i] + (size_t)c * input_bytes(form), n);
         for (int r = 0; r < n_groups * GROUP; r++) {
             const char *at = w[r] + (size_t)c * bytes;
-            vec weight = load_weight(type, at, VEC);
-            if (type == QUANT_F32 || c % (2 * VEC) == 0)
-                _mm_prefetch(at + STREAM_AHEAD, _MM_HINT_T0);
+            vec weight = load_weight(form, at, n);
+            if (form == FORM_F32 || form == FORM_DOT || c % (2 * VEC) == 0)
+                _mm_prefetch((const char *)((uintptr_t)at + STREAM_AHEAD), _MM_HINT_T0);
             for (int i = 0; i < n_tokens; i++)
-                sum[r][i] = vec_fma(weight, in[i], sum[r][i]);
-        }
-    }
-    if (c < cols) {
-        for (int r = 0; r < n_groups * GROUP; r++) {
-            vec weight = load_weight(type, w[r] + (size_t)c * bytes, (int)(cols - c));
-            for (int i = 0; i < n_tokens; i++)
-                sum[r][i] = vec_fma(weight, vec_load_n(x[i] + c, (int)(cols - c)), sum[r][i]);
+                sum[r][i] = multiply_add(form, weight, in[i], sum[r][i]);
         }
     }
     for (int g = 0; g < n_groups; g++) {
@@ -124,66 +161,67 @@ VEC_INLINE void stream_tile(enum quant_type type, const struct cpu_linear_slice 
     }
 }
 
-VEC_INLINE void stream_rows(enum quant_type type, const struct cpu_linear_slice *s)
+VEC_INLINE void stream_rows(enum form form, const struct cpu_linear_slice *s)
 {
     int64_t row = s->row0;
 
     if (s->n == 1) {
         for (; row + 2 * GROUP <= s->row1; row += 2 * GROUP)
-            stream_tile(type, s, row, 2, 0, 1);
+            stream_tile(form, s, row, 2, 0, 1);
     }
     for (; row < s->row1; row += GROUP) {
         int t = 0;
 #if VEC_REGISTERS == 32
         for (; t + 4 <= s->n; t += 4)
-            stream_tile(type, s, row, 1, t, 4);
+            stream_tile(form, s, row, 1, t, 4);
 #endif
         for (; t + 2 <= s->n; t += 2)
-            stream_tile(type, s, row, 1, t, 2);
+            stream_tile(form, s, row, 1, t, 2);
         if (t < s->n)
-            stream_tile(type, s, row, 1, t, 1);
+            stream_tile(form, s, row, 1, t, 1);
     }
 }
 
 /* ---- many inputs: panels ---- */
 
-VEC_INLINE void pack_panel(enum quant_type type, const struct cpu_linear_slice *s, int64_t row,
+VEC_INLINE void pack_panel(enum form form, const struct cpu_linear_slice *s, int64_t row,
                            int64_t c0, int64_t cols, float *panel)
 {
     const struct matrix *m = s->job->w;
-    size_t bytes = weight_bytes(type);
+    const int width = form_cols(form);
+    const size_t bytes = weight_bytes(form);
     const size_t ahead = PANEL_AHEAD * (size_t)m->cols * bytes;
-    int64_t vectors = (cols + VEC - 1) / VEC;
+    int64_t vectors = (cols + width - 1) / width;
 
     for (int r = 0; r < ROWS_PANEL; r++) {
         float *to = panel + (r / GROUP * vectors * GROUP + r % GROUP) * VEC;
         const char *from = (const char *)m->data + ((size_t)(row + r) * (size_t)m->cols +
                                                     (size_t)c0) * bytes;
         for (int64_t v = 0; v < vectors; v++, to += GROUP * VEC) {
-            int64_t left = cols - v * VEC;
-            _mm_prefetch((const char *)((uintptr_t)from + ahead + (size_t)(v * VEC) * bytes),
-                         _MM_HINT_T0);
+            int64_t left = cols - v * width;
+            const char *at = from + (size_t)(v * width) * bytes;
+            _mm_prefetch((const char *)((uintptr_t)at + ahead), _MM_HINT_T0);
             if (row + r >= s->row1)
                 vec_store(to, vec_zero());
             else
-                vec_store(to, load_weight(type, from + (size_t)(v * VEC) * bytes,
-                                          left < VEC ? (int)left : VEC));
+                vec_store(to, load_weight(form, at, left < width ? (int)left : width));
         }
     }
 }
 
 struct panel_tile {
     const float *w;      /* the group's part of the panel */
-    const float *x;      /* first input, at the block's first column */
+    const char *x;       /* first input, at the block's first column */
     float *waiting;      /* vec [GROUP][n_tokens], between column blocks */
-    int64_t x_stride, cols;
+    int64_t x_bytes, cols; /* from one input to the next; of the block */
     bool first, last;    /* column block */
     int64_t row, t;
 };
 
-VEC_INLINE void panel_multiply(const struct cpu_linear_slice *s, const struct panel_tile *p,
-                               int n_tokens)
+VEC_INLINE void panel_multiply(enum form form, const struct cpu_linear_slice *s,
+                               const struct panel_tile *p, int n_tokens)
 {
+    const int width = form_cols(form);
     vec sum[GROUP][TOKENS_TILE];
     const float *w = p->w;
     int64_t c = 0;
@@ -191,20 +229,21 @@ VEC_INLINE void panel_multiply(const struct cpu_linear_slice *s, const struct pa
     for (int r = 0; r < GROUP; r++)
         for (int i = 0; i < n_tokens; i++)
             sum[r][i] = p->first ? vec_zero() : vec_load(p->waiting + (r * n_tokens + i) * VEC);
-    for (; c + VEC <= p->cols; c += VEC, w += GROUP * VEC) {
+    for (; c + width <= p->cols; c += width, w += GROUP * VEC) {
         vec weight[GROUP];
         for (int r = 0; r < GROUP; r++)
             weight[r] = vec_load(w + r * VEC);
         for (int i = 0; i < n_tokens; i++) {
-            vec x = vec_load(p->x + i * p->x_stride + c);
+            vec x = vec_load(p->x + i * p->x_bytes + (size_t)c * input_bytes(form));
             for (int r = 0; r < GROUP; r++)
-                sum[r][i] = vec_fma(weight[r], x, sum[r][i]);
+                sum[r][i] = multiply_add(form, weight[r], x, sum[r][i]);
         }
     }
     for (int i = 0; i < n_tokens && c < p->cols; i++) {
-        vec x = vec_load_n(p->x + i * p->x_stride + c, (int)(p->cols - c));
+        vec x = load_input(form, p->x + i * p->x_bytes + (size_t)c * input_bytes(form),
+                           (int)(p->cols - c));
         for (int r = 0; r < GROUP; r++)
-            sum[r][i] = vec_fma(vec_load(w + r * VEC), x, sum[r][i]);
+            sum[r][i] = multiply_add(form, vec_load(w + r * VEC), x, sum[r][i]);
     }
     int64_t left = s->row1 - p->row;
     for (int i = 0; i < n_tokens; i++) {
@@ -218,85 +257,98 @@ VEC_INLINE void panel_multiply(const struct cpu_linear_slice *s, const struct pa
     }
 }
 
-static void panel_tile_run(const struct cpu_linear_slice *s, const struct panel_tile *p, int n)
+VEC_INLINE void panel_tile_run(enum form form, const struct cpu_linear_slice *s,
+                               const struct panel_tile *p, int n)
 {
     switch (n) {
 #if VEC_REGISTERS == 32
     case 6:
-        panel_multiply(s, p, 6);
+        panel_multiply(form, s, p, 6);
         break;
     case 5:
-        panel_multiply(s, p, 5);
+        panel_multiply(form, s, p, 5);
         break;
     case 4:
-        panel_multiply(s, p, 4);
+        panel_multiply(form, s, p, 4);
         break;
     case 3:
-        panel_multiply(s, p, 3);
+        panel_multiply(form, s, p, 3);
         break;
 #endif
     case 2:
-        panel_multiply(s, p, 2);
+        panel_multiply(form, s, p, 2);
         break;
     default:
-        panel_multiply(s, p, 1);
+        panel_multiply(form, s, p, 1);
     }
 }
 
 /* ROWS_PANEL rows for up to TOKENS_CHUNK inputs, one block of columns after the other. */
-VEC_INLINE void panel_rows(enum quant_type type, const struct cpu_linear_slice *s, int64_t row,
+VEC_INLINE void panel_rows(enum form form, const struct cpu_linear_slice *s, int64_t row,
                            int64_t t0, int64_t n)
 {
-    int64_t cols = s->job->w->cols;
-    int64_t n_blocks = (cols + COLS_BLOCK - 1) / COLS_BLOCK;
-    int64_t block = ((cols + n_blocks - 1) / n_blocks + VEC - 1) / VEC * VEC;
-    float *panel = s->scratch, *waiting = panel + ROWS_PANEL * COLS_BLOCK;
+    const int width = form_cols(form);
+    int64_t cols = s->job->w->cols, all = (cols + width - 1) / width;
+    int64_t n_blocks = (all + VECTORS_BLOCK - 1) / VECTORS_BLOCK;
+    int64_t block = (all + n_blocks - 1) / n_blocks * width;
+    float *panel = s->scratch, *waiting = panel + ROWS_PANEL * VECTORS_BLOCK * VEC;
 
     for (int64_t c0 = 0; c0 < cols; c0 += block) {
-        int64_t width = cols - c0 < block ? cols - c0 : block, vectors = (width + VEC - 1) / VEC;
-        pack_panel(type, s, row, c0, width, panel);
+        int64_t count = cols - c0 < block ? cols - c0 : block;
+        int64_t vectors = (count + width - 1) / width;
+        pack_panel(form, s, row, c0, count, panel);
         for (int64_t t = 0; t < n; t += TOKENS_TILE) {
             int tokens = n - t < TOKENS_TILE ? (int)(n - t) : TOKENS_TILE;
             for (int g = 0; g < ROWS_PANEL / GROUP && row + g * GROUP < s->row1; g++) {
                 struct panel_tile p = {
                     .w = panel + g * vectors * GROUP * VEC,
-                    .x = s->in + (t0 + t) * cols + c0,
+                    .x = input_at(form, s, t0 + t) + (size_t)c0 * input_bytes(form),
                     .waiting = waiting + (t * ROWS_PANEL + g * GROUP * tokens) * VEC,
-                    .x_stride = cols,
-                    .cols = width,
+                    .x_bytes = cols * (int64_t)input_bytes(form),
+                    .cols = count,
                     .first = c0 == 0,
-                    .last = c0 + width == cols,
+                    .last = c0 + count == cols,
                     .row = row + g * GROUP,
                     .t = t0 + t,
                 };
-                panel_tile_run(s, &p, tokens);
+                panel_tile_run(form, s, &p, tokens);
             }
         }
     }
 }
 
-VEC_INLINE void float_rows(enum quant_type type, const struct cpu_linear_slice *s)
+VEC_INLINE void float_rows(enum form form, const struct cpu_linear_slice *s)
 {
     if (s->n < TOKENS_PANEL) {
-        stream_rows(type, s);
+        stream_rows(form, s);
         return;
     }
     for (int64_t row = s->row0; row < s->row1; row += ROWS_PANEL)
         for (int64_t t = 0; t < s->n; t += TOKENS_CHUNK)
-            panel_rows(type, s, row, t, s->n - t < TOKENS_CHUNK ? s->n - t : TOKENS_CHUNK);
+            panel_rows(form, s, row, t, s->n - t < TOKENS_CHUNK ? s->n - t : TOKENS_CHUNK);
 }
 
 static void linear_f32(const struct cpu_linear_slice *s)
 {
-    float_rows(QUANT_F32, s);
+    float_rows(FORM_F32, s);
 }
 
 static void linear_f16(const struct cpu_linear_slice *s)
 {
-    float_rows(QUANT_F16, s);
+    float_rows(FORM_F16, s);
 }
 
 static void linear_bf16(const struct cpu_linear_slice *s)
 {
-    float_rows(QUANT_BF16, s);
+    float_rows(FORM_BF16, s);
+}
+
+/* ---- the inputs of FORM_DOT ---- */
+
+VEC_INLINE void round_inputs(const float *in, int64_t cols, uint16_t *out)
+{
+    for (int64_t c = 0; c < cols; c += VEC) {
+        int n = cols - c < VEC ? (int)(cols - c) : VEC;
+        vec_store_bf16_n(out + c, vec_load_n(in + c, n), n);
+    }
 }

@@ -10,6 +10,7 @@
 
 #define VEC 8
 #define VEC_REGISTERS 16
+#define VEC_BF16_PAIRS 0
 
 typedef __m256 vec;
 

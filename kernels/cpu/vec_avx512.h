@@ -9,6 +9,7 @@
 
 #define VEC 16
 #define VEC_REGISTERS 32
+#define VEC_BF16_PAIRS 1
 
 typedef __m512 vec;
 
@@ -84,6 +85,20 @@ static inline void vec_store_bf16_n(uint16_t *at, vec x, int n)
     __mmask16 nan = _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q);
     h = _mm512_mask_or_epi32(h, nan, u, _mm512_set1_epi32(0x400000));
     _mm256_mask_storeu_epi16(at, vec_lanes(n), _mm512_cvtepi32_epi16(_mm512_srli_epi32(h, 16)));
+}
+
+/* n bfloat16 values, two a lane; the rest are zeros */
+static inline vec vec_load_bf16_pairs_n(const void *at, int n)
+{
+    __mmask32 mask = n >= 2 * VEC ? 0xffffffffu : (1u << n) - 1;
+    return _mm512_castsi512_ps(_mm512_maskz_loadu_epi16(mask, at));
+}
+
+/* sum + a * b over the two bfloat16 values of each lane (instruction vdpbf16ps: subnormal numbers
+ * count as zero). From CPU_AVX512_BF16 on. */
+static inline vec vec_dot_bf16(vec a, vec b, vec sum)
+{
+    return _mm512_dpbf16_ps(sum, (__m512bh)a, (__m512bh)b);
 }
 
 static inline vec vec_add(vec a, vec b)

@@ -7,8 +7,9 @@
 
 /* ---- rows: random models; logits of 40 positions and 16 greedy tokens (make_golden_models.py) */
 
-/* Model `name` against the values in the folder `from`. */
-static void check_row(const char *name, const char *from, const char *level)
+/* Model `name` against the values in the folder `from`. Random weights have no margins that would
+ * outlast rounded inputs: at that level only the logits are compared. */
+static void check_row(const char *name, const char *from, int level)
 {
     char path[1200], expected_path[1300];
     struct rig r;
@@ -16,7 +17,7 @@ static void check_row(const char *name, const char *from, const char *level)
     snprintf(path, sizeof path, "%s/%s", test_path("tests/golden/models"), name);
     snprintf(expected_path, sizeof expected_path, "%s/%s/expected.json",
              test_path("tests/golden/models"), from);
-    if (!rig_open(&r, path, (struct rig_options){.isa = level}))
+    if (!rig_open(&r, path, (struct rig_options){.isa = rig_levels[level]}))
         return;
     json_t *expected = rig_json(expected_path);
     int32_t *prompt = rig_ids(json_object_get(expected, "prompt_ids"), &n);
@@ -36,10 +37,10 @@ static void check_row(const char *name, const char *from, const char *level)
             worst = !(off <= worst) ? off : worst; /* NaN counts as worst */
         }
     }
-    printf("    %s %s: relative error %.1e\n", name, level, worst / most);
-    EXPECT(worst / most < 1e-4);
+    printf("    %s %s: relative error %.1e\n", name, rig_levels[level], worst / most);
+    EXPECT(worst / most < (level == RIG_ROUNDS ? 5e-2 : 1e-4));
     rig_greedy(&r, logits + (size_t)(n - 1) * (size_t)r.m->vocab, n, n_greedy, ours);
-    for (int i = 0; i < n_greedy; i++)
+    for (int i = 0; i < n_greedy && level != RIG_ROUNDS; i++)
         EXPECT_INT(ours[i], greedy[i]);
     free(prompt);
     free(greedy);
@@ -53,7 +54,7 @@ static void check_row(const char *name, const char *from, const char *level)
     TEST(golden_##id)                                                                              \
     {                                                                                              \
         for (int i = 0; i < RIG_LEVELS; i++)                                                       \
-            check_row(folder, from, rig_levels[i]);                                                \
+            check_row(folder, from, i);                                                \
     }
 #define ROW(id, folder) TWIN(id, folder, folder)
 ROW(mistral, "mistral")
@@ -100,7 +101,7 @@ TEST(golden_every_row_has_a_model)
 
 /* ---- the demo model: top 20 logits, mean log-probability of the prompt, greedy continuation */
 
-static void check_demo(struct rig *r, const char *name)
+static void check_demo(struct rig *r, const char *name, double bound)
 {
     char path[1200];
     int n, n_greedy;
@@ -118,16 +119,18 @@ static void check_demo(struct rig *r, const char *name)
     for (size_t i = 0; i < 20; i++) {
         const json_t *pair = json_array_get(top, i);
         EXPECT_NEAR(last[json_integer_value(json_array_get(pair, 0))],
-                    json_number_value(json_array_get(pair, 1)), 2e-3);
+                    json_number_value(json_array_get(pair, 1)), bound);
     }
     double sum = 0;
     for (int i = 0; i + 1 < n; i++)
         sum += rig_logprob(logits + (size_t)i * (size_t)r->m->vocab, r->m->vocab, prompt[i + 1]);
     EXPECT_NEAR(sum / (n - 1), json_number_value(json_object_get(golden, "prompt_mean_logprob")),
-                1e-3);
-    rig_greedy(r, last, n, n_greedy, ours);
-    for (int i = 0; i < n_greedy; i++)
-        EXPECT_INT(ours[i], greedy[i]);
+                bound / 2);
+    if (json_number_value(json_object_get(golden, "greedy_smallest_margin")) > 2 * bound) {
+        rig_greedy(r, last, n, n_greedy, ours);
+        for (int i = 0; i < n_greedy; i++)
+            EXPECT_INT(ours[i], greedy[i]);
+    }
     free(prompt);
     free(greedy);
     free(ours);
@@ -146,7 +149,7 @@ TEST_SECONDS(golden_demo, 300)
         if (!rig_open(&r, test_path("config/demo"), (struct rig_options){.isa = rig_levels[i]}))
             continue;
         for (size_t j = 0; j < sizeof names / sizeof *names; j++)
-            check_demo(&r, names[j]);
+            check_demo(&r, names[j], i == RIG_ROUNDS ? 0.05 : 2e-3);
         rig_close(&r);
     }
 }
@@ -154,17 +157,22 @@ TEST_SECONDS(golden_demo, 300)
 /* 1,524 tokens: the beginning has left the window of 1,024. */
 TEST_SECONDS(golden_demo_long, 300)
 {
-    struct rig r;
-    EXPECT(rig_open(&r, test_path("config/demo"), (struct rig_options){.n_tokens_max = 256}));
-    check_demo(&r, "long");
-    rig_close(&r);
+    for (int i = 1; i < RIG_LEVELS; i++) {
+        struct rig r;
+        if (!rig_open(&r, test_path("config/demo"),
+                      (struct rig_options){.n_tokens_max = 256, .isa = rig_levels[i]}))
+            continue;
+        check_demo(&r, "long", i == RIG_ROUNDS ? 0.05 : 2e-3);
+        rig_close(&r);
+    }
 }
 
 /* ---- stories260K: a trained model in every format; values of a float32 numpy forward pass */
 
 /* Bounds: float formats differ by rounding alone. Where a backend computes quantised products on
- * activations rounded to 8 bits, log-probabilities move by a few hundredths; a branch is then only
- * certain where the reference's margin is wider than that. */
+ * activations of 8 bits, or BF16 products on activations rounded likewise, log-probabilities move
+ * by a few hundredths; a branch is then only certain where the reference's margin is wider than
+ * that. */
 static void check_prompt(struct rig *r, const json_t *ids, const json_t *want, double bound)
 {
     int n, n_greedy;
@@ -197,7 +205,7 @@ static void check_prompt(struct rig *r, const json_t *ids, const json_t *want, d
     free(logits);
 }
 
-static void check_stories(const char *name, double bound, double nll_bound)
+static void check_stories(const char *name, double exact, double rounded, double nll_bound)
 {
     char path[1200];
     const char *root = test_data("weights/stories260K");
@@ -212,7 +220,7 @@ static void check_stories(const char *name, double bound, double nll_bound)
     for (int i = 0; i < RIG_LEVELS; i++) {
         struct rig r;
         int n;
-        double sum = 0;
+        double sum = 0, bound = i == RIG_ROUNDS ? rounded : exact;
         if (!rig_open(&r, path, (struct rig_options){.isa = rig_levels[i]}))
             continue;
         for (size_t j = 0; j < 8; j++)
@@ -227,7 +235,7 @@ static void check_stories(const char *name, double bound, double nll_bound)
         printf("    %s %s: mean nll %.5f, reference %.5f\n", name, rig_levels[i], sum / (n - 1),
                json_number_value(json_object_get(want, "mean_nll")));
         EXPECT_NEAR(sum / (n - 1), json_number_value(json_object_get(want, "mean_nll")),
-                    nll_bound);
+                    bound > exact ? 1e-3 : nll_bound);
         free(text);
         free(logits);
         rig_close(&r);
@@ -235,10 +243,10 @@ static void check_stories(const char *name, double bound, double nll_bound)
     json_decref(expected);
 }
 
-TEST(golden_stories_hf_f32) { check_stories("hf-f32", 1e-3, 1e-4); }
-TEST(golden_stories_hf_sharded) { check_stories("hf-mistral-bf16-sharded", 1e-3, 1e-4); }
-TEST(golden_stories_gguf_f32) { check_stories("gguf/stories260K-f32.gguf", 1e-3, 1e-4); }
-TEST(golden_stories_gguf_f16) { check_stories("gguf/stories260K-f16.gguf", 1e-3, 1e-4); }
-TEST(golden_stories_gguf_bf16) { check_stories("gguf/stories260K-bf16.gguf", 1e-3, 1e-4); }
-TEST(golden_stories_gguf_q8_0) { check_stories("gguf/stories260K-q8_0.gguf", 0.15, 5e-3); }
-TEST(golden_stories_gguf_q4_0) { check_stories("gguf/stories260K-q4_0.gguf", 0.15, 5e-3); }
+TEST(golden_stories_hf_f32) { check_stories("hf-f32", 1e-3, 1e-3, 1e-4); }
+TEST(golden_stories_hf_sharded) { check_stories("hf-mistral-bf16-sharded", 1e-3, 0.06, 1e-4); }
+TEST(golden_stories_gguf_f32) { check_stories("gguf/stories260K-f32.gguf", 1e-3, 1e-3, 1e-4); }
+TEST(golden_stories_gguf_f16) { check_stories("gguf/stories260K-f16.gguf", 1e-3, 1e-3, 1e-4); }
+TEST(golden_stories_gguf_bf16) { check_stories("gguf/stories260K-bf16.gguf", 1e-3, 0.06, 1e-4); }
+TEST(golden_stories_gguf_q8_0) { check_stories("gguf/stories260K-q8_0.gguf", 0.15, 0.15, 5e-3); }
+TEST(golden_stories_gguf_q4_0) { check_stories("gguf/stories260K-q4_0.gguf", 0.15, 0.15, 5e-3); }

@@ -33,8 +33,10 @@ struct rig {
     int32_t *blocks; /* 0, 1, 2, ... */
 };
 
-__attribute__((unused)) static const char *const rig_levels[] = {"base", "avx2", "avx512"};
-enum { RIG_LEVELS = 3, RIG_LOGITS = 8 };
+__attribute__((unused)) static const char *const rig_levels[] = {"base", "avx2", "avx512",
+                                                                 "avx512-bf16"};
+/* RIG_ROUNDS: the level that rounds the inputs of BF16 weights to BF16, 2^-9 of themselves */
+enum { RIG_LEVELS = 4, RIG_ROUNDS = 3, RIG_LOGITS = 8 };
 
 static void rig_close(struct rig *r)
 {
@@ -67,7 +69,8 @@ static bool rig_open(struct rig *r, const char *path, struct rig_options o)
                                       .n_logits_max = RIG_LOGITS, .n_blocks = r->n_blocks,
                                       .block_size = r->block_size, .kv_type = o.kv_type};
     EXPECT_INT(r->k->open(&device, &r->device, text, sizeof text), 0);
-    if (o.isa && strncmp(r->k->describe(r->device), o.isa, strlen(o.isa))) {
+    const char *level = r->k->describe(r->device);
+    if (o.isa && (strncmp(level, o.isa, strlen(o.isa)) || level[strlen(o.isa)] == '-')) {
         r->k->close(r->device);
         return false;
     }

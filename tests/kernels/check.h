@@ -11,8 +11,8 @@
 
 #include "kernels/kernels.h"
 
-enum { CHECK_LEVELS = 3, CHECK_THREADS_MAX = 3, CHECK_N_MAX = 256, CHECK_COLS_MAX = 8192 };
-extern const char *const check_level_names[CHECK_LEVELS]; /* base, avx2, avx512 */
+enum { CHECK_LEVELS = 4, CHECK_THREADS_MAX = 3, CHECK_N_MAX = 256, CHECK_COLS_MAX = 8192 };
+extern const char *const check_level_names[CHECK_LEVELS]; /* base, avx2, avx512, avx512-bf16 */
 
 /* random numbers: one seeded sequence per case, so that a case fails alone as it fails in the run */
 uint32_t check_random(void);
@@ -35,6 +35,9 @@ float *check_normals(size_t n);
  * reserve was called with CHECK_N_MAX and CHECK_COLS_MAX. */
 struct device *check_device(int level, int n_threads);
 struct device *check_device_new(int level, int n_threads); /* the caller closes it */
+
+/* The level that rounds the inputs of BF16 weights to BF16. */
+enum { CHECK_ROUNDS_BF16 = 3 };
 
 /* Byte offsets of a block's float16 scales, the only one twice; none in MXFP4. */
 const int (*check_scales_at(enum quant_type type))[2];

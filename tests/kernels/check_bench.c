@@ -259,21 +259,21 @@ static void bench_linear(struct device *d, const char *level)
         double decode = linear_seconds(d, type, 4096, 4096, 1, true);
         double small = linear_seconds(d, type, 768, 256, 1, false);
         double flops = 2.0 * 768 * 256;
-        printf("linear  %-6s %-5s decode 4096x4096 %6.1f GB/s (%3.0f%%)   768x256 %5.1f us "
+        printf("linear  %-11s %-5s decode 4096x4096 %6.1f GB/s (%3.0f%%)   768x256 %5.1f us "
                "%5.1f GFLOP/s\n",
                level, quant_formats[t].name, (double)bytes / decode * 1e-9,
                (double)bytes / decode * 1e-7 / machine.read_gbs, small * 1e6,
                flops / small * 1e-9);
         for (int n = 2; n <= 32 && !slow; n *= 2) { /* a decode step of many sequences */
             double took = linear_seconds(d, type, 4096, 4096, n, true);
-            printf("linear  %-6s %-5s cold n %2d 4096x4096 %6.1f GB/s %6.0f GFLOP/s\n", level,
+            printf("linear  %-11s %-5s cold n %2d 4096x4096 %6.1f GB/s %6.0f GFLOP/s\n", level,
                    quant_formats[t].name, n, (double)bytes / took * 1e-9,
                    2.0 * 4096 * 4096 * n / took * 1e-9);
         }
         for (int n = 4; n <= (slow ? 16 : 256); n *= 4) {
             double took = linear_seconds(d, type, 2048, 4096, n, false);
             double rate = 2.0 * 2048 * 4096 * n / took * 1e-9;
-            printf("linear  %-6s %-5s n %3d 2048x4096 %6.0f GFLOP/s (%3.0f%% of float peak)\n",
+            printf("linear  %-11s %-5s n %3d 2048x4096 %6.0f GFLOP/s (%3.0f%% of float peak)\n",
                    level, quant_formats[t].name, n, rate, rate * 100 / machine.fma_gflops);
         }
     }
@@ -367,7 +367,7 @@ static void bench_attention(int level, enum quant_type type)
     b.args.n_seqs = 1;
     double prefill = timed(attention_call, &b);
     double flops = 4.0 * HEADS * DIM * PROMPT * (CONTEXT - PROMPT / 2);
-    printf("attention %-6s %-4s decode 8 x 4096 %6.1f GB/s (%3.0f%%)   prefill 256 at 4096 %5.0f "
+    printf("attention %-11s %-4s decode 8 x 4096 %6.1f GB/s (%3.0f%%)   prefill 256 at 4096 %5.0f "
            "GFLOP/s (%3.0f%%)\n",
            check_level_names[level], quant_formats[type].name, bytes / decode * 1e-9,
            bytes / decode * 1e-7 / machine.read_gbs, flops / prefill * 1e-9,
@@ -415,7 +415,7 @@ static void bench_rows(struct device *d, const char *level)
     b.norm.dim = 4096;
     b.act.dim = 14336;
     b.pick.vocab = 32768;
-    printf("rows    %-6s norm 256 %.2f us, 4096 %.2f us; silu 768 %.2f us, ", level, norm * 1e6,
+    printf("rows    %-11s norm 256 %.2f us, 4096 %.2f us; silu 768 %.2f us, ", level, norm * 1e6,
            timed(norm_call, &b) * 1e6, act * 1e6);
     printf("14336 %.2f us; pick 4096 %.2f us, 32768 %.2f us\n", timed(act_call, &b) * 1e6,
            pick * 1e6, timed(pick_call, &b) * 1e6);
@@ -500,7 +500,7 @@ static void bench_step(int level)
     check_fill(b.x, STEP_DIM);
     for (int i = 0; i < STEP_CONTEXT / 16; i++)
         b.blocks[i] = i;
-    printf("step    %-6s BF16 6 layers of dim 256, context 256: %.1f us\n", check_level_names[level],
+    printf("step    %-11s BF16 6 layers of dim 256, context 256: %.1f us\n", check_level_names[level],
            timed(step_call, &b) * 1e6);
     kernels_cpu()->close(b.d);
 }

@@ -3,7 +3,8 @@
  * Reference: decoded weights in double. Bound for float activations: (cols / 8 + 16) * 2^-24 of
  * sum |w x| + |bias| + |out|, the worst case of a sum in 8 or more lanes. Where activations are
  * quantized, each may be off by half a step of its block: 0.51 / 127 of the block's greatest
- * magnitude times |w|, summed, on top. Batch invariance is compared bit by bit. */
+ * magnitude times |w|, summed, on top; where they are rounded to BF16, by 2^-9 of themselves.
+ * Batch invariance is compared bit by bit. */
 #include "tests/kernels/check.h"
 
 #include <math.h>
@@ -13,24 +14,27 @@ struct shape {
     int rows, cols, n;
 };
 
-static double bound_of(const float *w, const float *x, int cols, bool quantized, double extra)
+enum input { AS_IT_IS, INT8, BF16 };
+
+static double bound_of(const float *w, const float *x, int cols, enum input input, double extra)
 {
-    double sum = extra, steps = 0;
+    double sum = extra, steps = 0, products = 0;
 
     for (int c0 = 0; c0 < cols; c0 += 32) {
         double most = 0, weights = 0;
         for (int c = c0; c < cols && c < c0 + 32; c++) {
-            sum += fabs((double)w[c] * x[c]);
+            products += fabs((double)w[c] * x[c]);
             weights += fabs((double)w[c]);
             most = fmax(most, fabs((double)x[c]));
         }
         steps += most * weights * 0.51 / 127;
     }
-    return 0x1p-24 * (cols / 8 + 16) * sum + (quantized ? steps : 0);
+    double rounding = input == INT8 ? steps : input == BF16 ? 0x1.01p-9 * products : 0;
+    return 0x1p-24 * (cols / 8 + 16) * (sum + products) + rounding;
 }
 
 static void compare(const struct shape *s, const float *w, const float *x, const float *bias,
-                    const float *before, const float *out, bool quantized)
+                    const float *before, const float *out, enum input input)
 {
     for (int t = 0; t < s->n; t++)
         for (int r = 0; r < s->rows; r++) {
@@ -48,7 +52,7 @@ static void compare(const struct shape *s, const float *w, const float *x, const
                 y += before[at];
                 extra += fabs((double)before[at]);
             }
-            double bound = bound_of(row, in, s->cols, quantized, extra + fabs(y));
+            double bound = bound_of(row, in, s->cols, input, extra + fabs(y));
             if (!check_expect(fabs(out[at] - y) <= bound, "[%d][%d] is %.9g, not %.9g +- %.2g", t,
                               r, (double)out[at], y, bound))
                 return;
@@ -77,7 +81,9 @@ static void again(int level, const struct linear_args *whole, int step, int n_th
 
 static void one(int level, enum quant_type type, struct shape s, bool bias, bool add)
 {
-    bool quantized = level > 0 && quant_formats[type].block >= 32;
+    enum input input = level > 0 && quant_formats[type].block >= 32 ? INT8
+                       : type == QUANT_BF16 && level == CHECK_ROUNDS_BF16 ? BF16
+                                                                       : AS_IT_IS;
     float *w;
 
     s.cols = (s.cols - 1) / quant_formats[type].block * quant_formats[type].block +
@@ -97,7 +103,7 @@ static void one(int level, enum quant_type type, struct shape s, bool bias, bool
     check_expect(kernels_cpu()->matrix_load(check_device(level, 1), &m) == 0, "loads");
     struct linear_args a = {.in = x, .n = s.n, .add = add, .n_jobs = 1, .jobs = {{&m, b, out}}};
     check_expect(kernels_cpu()->linear(check_device(level, 1), &a) == 0, "runs");
-    compare(&s, w, x, b, before, out, quantized);
+    compare(&s, w, x, b, before, out, input);
     again(level, &a, 1, 2, before);
     again(level, &a, 7, 3, before);
     again(level, &a, s.n, 2, before);

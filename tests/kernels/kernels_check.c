@@ -14,7 +14,7 @@
 
 enum { GUARD = 64, BUFFERS_MAX = 64, SHOWN_MAX = 3 };
 
-const char *const check_level_names[CHECK_LEVELS] = {"base", "avx2", "avx512"};
+const char *const check_level_names[CHECK_LEVELS] = {"base", "avx2", "avx512", "avx512-bf16"};
 
 static struct {
     char name[200];
@@ -179,7 +179,8 @@ struct device *check_device_new(int level, int n_threads)
         fprintf(stderr, "open: %s\n", error);
         exit(2);
     }
-    if (strncmp(k->describe(d), check_level_names[level], length)) {
+    if (strncmp(k->describe(d), check_level_names[level], length) ||
+        k->describe(d)[length] == '-') {
         k->close(d);
         return NULL;
     }
