@@ -13,7 +13,7 @@
 #include "tests/test.h"
 
 struct rig_options {
-    const char *isa; /* NULL: auto */
+    const char *isa; /* NULL: the strongest of those with float32 inputs */
     int n_threads;   /* 0: 2 */
     enum quant_type kv_type;
     int block_size;   /* 0: 16 */
@@ -64,7 +64,8 @@ static bool rig_open(struct rig *r, const char *path, struct rig_options o)
     char text[256] = "";
     *r = (struct rig){.k = kernels_cpu(), .block_size = o.block_size ? o.block_size : 16,
                       .n_blocks = o.n_blocks ? o.n_blocks : 256};
-    struct device_options device = {.n_threads = o.n_threads ? o.n_threads : 2, .cpu_isa = o.isa};
+    struct device_options device = {.n_threads = o.n_threads ? o.n_threads : 2,
+                                    .cpu_isa = o.isa ? o.isa : rig_levels[RIG_ROUNDS - 1]};
     struct forward_options forward = {.n_tokens_max = o.n_tokens_max ? o.n_tokens_max : 64,
                                       .n_logits_max = RIG_LOGITS, .n_blocks = r->n_blocks,
                                       .block_size = r->block_size, .kv_type = o.kv_type};

@@ -124,6 +124,8 @@ static struct chat *open_template(const char *file)
 
 TEST(templates_are_read_back)
 {
+    if (!test_data("chat-templates"))
+        SKIP("SIROCCO_TEST_DATA has no chat-templates");
     static const struct {
         const char *file, *dialect, *thinking;
         int n; /* calls that the template writes in one turn */
@@ -173,6 +175,8 @@ TEST(templates_are_read_back)
 
 TEST(other_dialects_are_not_taken_for_ours)
 {
+    if (!test_data("chat-templates"))
+        SKIP("SIROCCO_TEST_DATA has no chat-templates");
     static const char *const files[] = {
         "llama.cpp/GLM-4.6.jinja",
         "llama.cpp/Qwen3-Coder.jinja",
