@@ -129,8 +129,8 @@ static int add_one(struct tokenizer *t, struct spm_model *m, const char *key, co
     return 0;
 }
 
-/* The library finds its own user-defined pieces, so they count as NORMAL in our table: added tokens
- * in it are those that the text is cut at before the library sees it. */
+/* User-defined pieces count as NORMAL in our table, and as `inner`: they are found once the text is
+ * normalized, as the library does it. Added tokens are those that the text is cut at before. */
 static int fill_vocab(struct tokenizer *t, struct spm_model *m, const char *file,
                       const json_t *config, struct err *err)
 {
@@ -154,6 +154,8 @@ static int fill_vocab(struct tokenizer *t, struct spm_model *m, const char *file
         if (code)
             return code;
     }
+    for (size_t i = 0; i < m->n_pieces; i++)
+        t->vocab.tokens[i].inner = m->pieces[i].type == VOCAB_USER;
     t->bos = vocab_find(&t->vocab, (const char *)m->bos.data, m->bos.size);
     t->eos = vocab_find(&t->vocab, (const char *)m->eos.data, m->eos.size);
     if (t->bos >= 0 && !t->vocab.tokens[t->bos].special)
@@ -218,15 +220,14 @@ static bool can_cut(const struct spm_model *m)
 }
 
 /* Whether our own merging, several times as fast, gives what the library gives: a BPE model that
- * leaves characters as they are, without pieces that the library finds by itself (USER) or takes
- * apart again (UNUSED). */
+ * leaves characters as they are, without pieces that the library takes apart again (UNUSED). */
 static bool can_merge(const struct tokenizer *t, const struct spm_model *m)
 {
     if (m->type != SPM_BPE || m->charsmap.size || m->remove_extra_spaces || !m->escape_spaces ||
-        m->space_as_suffix || !t->vocab.has_bytes)
+        m->space_as_suffix || !m->byte_fallback || !t->vocab.has_bytes)
         return false;
     for (size_t i = 0; i < m->n_pieces; i++)
-        if (m->pieces[i].type == VOCAB_USER || m->pieces[i].type == VOCAB_UNUSED)
+        if (m->pieces[i].type == VOCAB_UNUSED)
             return false;
     for (int id = 0; id < t->vocab.n; id++)
         if (t->vocab.tokens[id].type == VOCAB_USER)

@@ -91,12 +91,41 @@ static void encoder_free(struct encoder *e)
     regex_work_close(e->regex);
 }
 
+static bool may_start(const struct vocab_matches *matches, char byte)
+{
+    return matches->from[(uint8_t)byte] < matches->from[(uint8_t)byte + 1];
+}
+
+/* Merge between the tokens that are taken as they are. */
+static int encode_around(struct encoder *e, const char *text, size_t n)
+{
+    const struct vocab *v = &e->t->vocab;
+    size_t from = 0;
+    for (size_t at = 0; at < n;) {
+        int32_t id =
+            may_start(&v->inner, text[at]) ? vocab_match(v, &v->inner, text, n, at, n) : -1;
+        if (id < 0) {
+            at++;
+            continue;
+        }
+        int code = bpe_encode(&e->bpe, text + from, at - from);
+        if (!code)
+            code = token_list_add(e->out, id);
+        if (code)
+            return code;
+        from = at += v->tokens[id].text_size;
+    }
+    return bpe_encode(&e->bpe, text + from, n - from);
+}
+
 static int encode_word(void *encoder, const char *text, size_t n)
 {
     struct encoder *e = encoder;
     if (e->t->unigram.scores)
         return unigram_encode(&e->t->unigram, &e->paths, text, n, e->out);
-    return e->t->byte_level ? bpe_encode_bytes(&e->bpe, text, n) : bpe_encode(&e->bpe, text, n);
+    if (e->t->byte_level)
+        return bpe_encode_bytes(&e->bpe, text, n);
+    return e->t->vocab.inner.n ? encode_around(e, text, n) : bpe_encode(&e->bpe, text, n);
 }
 
 /* The end of the well-formed UTF-8 that starts at text[from]; from itself when none does. */
@@ -248,14 +277,14 @@ static int encode_text(struct encoder *e, const char *text, size_t n, const stru
     const struct vocab *v = &e->t->vocab;
     size_t segment = 0, span = 0;
     for (size_t at = 0; at < n;) {
-        if (v->added_from[(uint8_t)text[at]] == v->added_from[(uint8_t)text[at] + 1]) {
+        if (!may_start(&v->added, text[at])) {
             at++;
             continue;
         }
         while (span < n_spans && spans[span].end <= at)
             span++;
         bool trusted = span < n_spans && spans[span].start <= at;
-        int32_t id = vocab_match(v, text, n, at, trusted ? spans[span].end : 0);
+        int32_t id = vocab_match(v, &v->added, text, n, at, trusted ? spans[span].end : 0);
         if (id < 0) {
             at++;
             continue;

@@ -3,7 +3,7 @@
  * Kinds, by our own merges: bpe.c (sentencepiece's BPE: tokenizer.model, tokenizer.json of that
  * kind, GGUF's `llama`), bpe_bytes.c (byte-level: tekken.json, tokenizer.json with ByteLevel,
  * GGUF's `gpt2`) and unigram.c (tokenizer.json of that kind); through the sentencepiece library,
- * spm.cc: every other tokenizer.model (Unigram, or with a character map or pieces of the user).
+ * spm.cc: every other tokenizer.model (Unigram, or with a character map or unused pieces).
  * Immutable after open; every function may be called from any thread at once. */
 #ifndef SIROCCO_TOKENIZER_H
 #define SIROCCO_TOKENIZER_H

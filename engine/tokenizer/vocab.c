@@ -66,7 +66,8 @@ void vocab_free(struct vocab *v)
 {
     free(v->tokens);
     free(v->slots);
-    free(v->added);
+    free(v->added.ids);
+    free(v->inner.ids);
     buf_free(&v->texts);
     *v = (struct vocab){.unk = -1};
 }
@@ -182,21 +183,26 @@ static int compare_texts(const void *left, const void *right, void *context)
     return order ? order : (a_size > b_size) - (a_size < b_size);
 }
 
-static int index_added(struct vocab *v)
+static bool belongs(const struct vocab_token *token, bool inner)
 {
-    for (int id = 0; id < v->n; id++)
-        v->n_added += v->tokens[id].special || v->tokens[id].type == VOCAB_USER;
-    v->added = calloc((size_t)v->n_added + 1, sizeof *v->added);
-    if (!v->added)
-        return ERR_NOMEM;
+    return inner ? token->inner : token->special || token->type == VOCAB_USER;
+}
+
+static int index_matches(struct vocab *v, bool inner, struct vocab_matches *m)
+{
     int n = 0;
     for (int id = 0; id < v->n; id++)
-        if (v->tokens[id].special || v->tokens[id].type == VOCAB_USER)
-            v->added[n++] = id;
-    qsort_r(v->added, (size_t)n, sizeof *v->added, compare_texts, v);
+        n += belongs(&v->tokens[id], inner);
+    m->ids = calloc((size_t)n + 1, sizeof *m->ids);
+    if (!m->ids)
+        return ERR_NOMEM;
+    for (int id = 0; id < v->n; id++)
+        if (belongs(&v->tokens[id], inner))
+            m->ids[m->n++] = id;
+    qsort_r(m->ids, (size_t)n, sizeof *m->ids, compare_texts, v);
     for (int byte = 0, i = 0; byte <= 256; byte++) {
-        v->added_from[byte] = i;
-        while (i < n && (uint8_t)v->texts.data[v->tokens[v->added[i]].text] == byte)
+        m->from[byte] = i;
+        while (i < n && (uint8_t)v->texts.data[v->tokens[m->ids[i]].text] == byte)
             i++;
     }
     return 0;
@@ -228,19 +234,22 @@ int vocab_seal(struct vocab *v, const char *space, bool find_bytes, const char *
     if (v->n == 0)
         return err_set(err, ERR_FORMAT, "%s: there are no tokens", where);
     v->has_bytes = n_bytes == 256;
-    return index_added(v) ? err_set(err, ERR_NOMEM, "%s: out of memory", where) : 0;
+    return index_matches(v, false, &v->added) || index_matches(v, true, &v->inner)
+               ? err_set(err, ERR_NOMEM, "%s: out of memory", where)
+               : 0;
 }
 
-/* The part of added[low..high), whose texts agree in their first `depth` bytes, that has `byte`
+/* The part of ids[low..high), whose texts agree in their first `depth` bytes, that has `byte`
  * next: two binary searches. Texts that end at depth sort first and compare as -1. */
-static void narrow(const struct vocab *v, size_t depth, uint8_t byte, int *low, int *high)
+static void narrow(const struct vocab *v, const int32_t *ids, size_t depth, uint8_t byte, int *low,
+                   int *high)
 {
     int edges[2];
     for (int edge = 0; edge < 2; edge++) {
         int a = *low, b = *high;
         while (a < b) {
             int middle = a + (b - a) / 2;
-            const struct vocab_token *token = &v->tokens[v->added[middle]];
+            const struct vocab_token *token = &v->tokens[ids[middle]];
             int next = depth < token->text_size ? (uint8_t)v->texts.data[token->text + depth] : -1;
             if (next < byte + edge)
                 a = middle + 1;
@@ -253,18 +262,18 @@ static void narrow(const struct vocab *v, size_t depth, uint8_t byte, int *low, 
     *high = edges[1];
 }
 
-int32_t vocab_match(const struct vocab *v, const char *text, size_t n, size_t at,
-                    size_t special_end)
+int32_t vocab_match(const struct vocab *v, const struct vocab_matches *among, const char *text,
+                    size_t n, size_t at, size_t special_end)
 {
-    int low = v->added_from[(uint8_t)text[at]], high = v->added_from[(uint8_t)text[at] + 1];
+    int low = among->from[(uint8_t)text[at]], high = among->from[(uint8_t)text[at] + 1];
     int32_t best = -1;
     for (size_t depth = 1; low < high; depth++) {
-        const struct vocab_token *token = &v->tokens[v->added[low]]; /* the shortest comes first */
+        const struct vocab_token *token = &v->tokens[among->ids[low]]; /* the shortest is first */
         if (token->text_size == depth && (!token->special || at + depth <= special_end))
-            best = v->added[low];
+            best = among->ids[low];
         if (at + depth >= n)
             break;
-        narrow(v, depth, (uint8_t)text[at + depth], &low, &high);
+        narrow(v, among->ids, depth, (uint8_t)text[at + depth], &low, &high);
     }
     return best;
 }

@@ -34,6 +34,14 @@ struct vocab_token {
     bool special; /* CONTROL and UNKNOWN, and added tokens that say so */
     bool left_strip, right_strip; /* a match takes the white space at this side with it */
     bool single_word; /* matches only where no word character is beside it */
+    bool inner; /* NORMAL, and recognised inside a normalized segment: no merge crosses its ends */
+};
+
+/* Tokens to be recognised in text, sorted by text. */
+struct vocab_matches {
+    int32_t *ids;
+    int n;
+    int from[257]; /* ids[from[b]..from[b + 1]) start with byte b */
 };
 
 struct vocab {
@@ -47,9 +55,8 @@ struct vocab {
     bool byte_alphabet; /* set before vocab_seal: NORMAL texts write bytes in GPT-2's alphabet */
     bool has_bytes;        /* all 256 are there */
     int32_t unk;           /* -1: none */
-    int32_t *added;        /* ids to be recognised in text, sorted by text */
-    int n_added;
-    int added_from[257]; /* added[added_from[b]..added_from[b + 1]) start with byte b */
+    struct vocab_matches added; /* special tokens and those of type USER */
+    struct vocab_matches inner;
     size_t piece_max;
 };
 
@@ -68,8 +75,8 @@ int vocab_put_hidden(struct vocab *v, int64_t id, const char *text, size_t n, co
 
 /* Build the pieces (each `space` becomes ' ' in tokens that are not special; with byte_alphabet the
  * bytes that NORMAL texts stand for, and those that are not of the alphabet become UNUSED), the
- * byte table, the list of added tokens. find_bytes: tokens <0xHH> of type NORMAL are byte tokens
- * (tokenizer.json has no types). ERR_FORMAT when an id below n has no token. */
+ * byte table, and what is to be recognised in text. find_bytes: tokens <0xHH> of type NORMAL are
+ * byte tokens (tokenizer.json has no types). ERR_FORMAT when an id below n has no token. */
 int vocab_seal(struct vocab *v, const char *space, bool find_bytes, const char *where,
                struct err *err);
 
@@ -79,9 +86,9 @@ const char *vocab_text(const struct vocab *v, int32_t id, size_t *n);
 /* The value of a byte token's text: <0x00> to <0xFF>, two upper-case hex digits exactly; or -1. */
 int vocab_byte_value(const char *text, size_t n);
 
-/* The longest added token that starts at text[at], or -1; special ones only when they end at or
- * before special_end. */
-int32_t vocab_match(const struct vocab *v, const char *text, size_t n, size_t at,
-                    size_t special_end);
+/* Of `among` the longest token that starts at text[at], or -1; special ones only when they end at
+ * or before special_end. */
+int32_t vocab_match(const struct vocab *v, const struct vocab_matches *among, const char *text,
+                    size_t n, size_t at, size_t special_end);
 
 #endif

@@ -1,28 +1,11 @@
 /* Fuzz entry: any bytes as tokenizer.model; what opens must encode and decode. */
-#include "engine/base/buf.h"
-#include "engine/tokenizer/tokenizer.h"
+#include "tests/fuzz/tokenizer_use.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-    static const char text[] = "ab <s>\xE2\x96\x81 \xF0\x9F\x98\x80\xFF\n\nI'll 123 \xEF\xAC\x81";
     struct source_file file = {.name = "tokenizer.model", .data = data, .size = size};
-    struct text_span span = {0, sizeof text - 1};
-    struct source *source = NULL;
-    struct tokenizer *t = NULL;
-    struct token_list ids = {0};
-    struct buf out;
-    struct err err;
-    if (size > 1 << 16 || source_open_memory("f", &file, 1, &source, &err))
-        return 0;
-    buf_init(&out, 0);
-    if (!tokenizer_open(source, NULL, size % 2 ? 512 : 0, NULL, &t, &err) &&
-        !tokenizer_encode(t, text, sizeof text - 1, true, &span, 1, &ids, &err))
-        (void)tokenizer_decode(t, ids.ids, ids.n, true, true, &out);
-    token_list_free(&ids);
-    buf_free(&out);
-    tokenizer_close(t);
-    source_close(source);
+    use_files(&file, 1, size % 2 ? 512 : 0);
     return 0;
 }

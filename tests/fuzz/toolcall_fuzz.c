@@ -49,14 +49,20 @@ static void sink(void *user, const struct toolcall *t, enum toolcall_kind kind, 
         }
 }
 
-static void parse(const struct toolcall_options *options, const char *text, size_t n, size_t piece,
-                  struct result *r)
+/* The output in pieces of 1..most bytes: of random sizes (a generator of Knuth's) when seed is
+ * positive, else all of the most. */
+static void parse(const struct toolcall_options *options, const char *text, size_t n, size_t most,
+                  uint64_t seed, struct result *r)
 {
     struct toolcall *t = toolcall_open(options, OUT_BYTES, sink, r);
     r->n = r->n_plain = 0;
     require(t != NULL);
-    for (size_t at = 0; at < n; at += piece)
-        toolcall_text(t, text + at, n - at < piece ? n - at : piece);
+    for (size_t at = 0, piece; at < n; at += piece) {
+        piece = seed ? 1 + (seed >> 33) % most : most;
+        piece = n - at < piece ? n - at : piece;
+        toolcall_text(t, text + at, piece);
+        seed = seed ? seed * 6364136223846793005u + 1442695040888963407u : 0;
+    }
     toolcall_end(t);
     require(!toolcall_failed(t));
     require(toolcall_n_calls(t) || !toolcall_complete(t));
@@ -99,10 +105,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         .n_names = 2,
         .random = seven,
     };
-    parse(&options, text, n, n + 1, &whole);
-    parse(&options, text, n, 1, &pieces);
+    parse(&options, text, n, n + 1, 0, &whole);
+    parse(&options, text, n, 1, 0, &pieces);
     require(whole.n == pieces.n && !memcmp(whole.bytes, pieces.bytes, whole.n));
-    parse(&options, text, n, 2 + data[1] % 13, &pieces);
+    parse(&options, text, n, 2 + data[1] % 29, data[1] + 1u, &pieces);
     require(whole.n == pieces.n && !memcmp(whole.bytes, pieces.bytes, whole.n));
     if (holds_marker(&format, text, n) || (format.dialect && format.dialect->bare) ||
         (format.thinking && options.thinks))

@@ -74,6 +74,29 @@ TEST(mistral_sentencepiece_models_give_the_plain_ids)
     }
 }
 
+/* Versions 3 and 7 have user-defined pieces, which no merge crosses. */
+TEST_SECONDS(mistral_sentencepiece_models_are_merged_as_by_the_library, 120)
+{
+    static const char *const files[] = {
+        "tokenizers/mistral-spm/tokenizer.model.v1",
+        "tokenizers/mistral-spm/mistral_instruct_tokenizer_240216.model.v2",
+        "tokenizers/mistral-spm/mistral_instruct_tokenizer_240323.model.v3",
+        "tokenizers/mistral-spm/mistral_instruct_tokenizer_241114.model.v7"};
+    static const char *const units[] = {
+        "[REFERENCE_DOC_1]", " ", "1", "[REF]", "[/REF]", "[REFERENCE_DOC_1", "[REF", "5]", "the",
+        "\xE2\x96\x81",      "[", "]", "\xFF",  "[INST]", "\xE6\x97\xA5",     "\n"};
+    for (size_t i = 0; i < sizeof files / sizeof files[0]; i++) {
+        struct tokenizer *t = rig_open_data(files[i], "tokenizer.model");
+        if (!t)
+            SKIP("SIROCCO_TEST_DATA lacks tokenizers/mistral-spm");
+        struct tokenizer *library = rig_open_library(test_data(files[i]));
+        expect_agreement(library, t);
+        rig_expect_same(library, t, units, 16, 60);
+        tokenizer_close(library);
+        tokenizer_close(t);
+    }
+}
+
 TEST(llama_2_gives_the_ids_of_llama_cpp)
 {
     static const char *const rows[][2] = {
@@ -96,8 +119,8 @@ TEST(phi_3_gives_the_ids_of_llama_cpp)
     tokenizer_close(t);
 }
 
-/* The last of the eight is left out: there the reference puts its space in front of a line end after
- * one control token and not after another. */
+/* The last of the eight is left out: there the reference puts its space in front of a line end
+ * after one control token and not after another. */
 TEST(phi_3_gives_the_ids_of_ml_net)
 {
     struct tokenizer *t = rig_open_data("tokenizers/gguf-vocab/ggml-vocab-phi-3.gguf", "v.gguf");

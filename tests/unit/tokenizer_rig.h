@@ -71,7 +71,7 @@ UNUSED static struct tokenizer *rig_open_as(const char *path, const char *as)
 }
 
 /* A tokenizer.model whose merging is left to the sentencepiece library: its last piece, one character
- * that no other piece is made of, is called a user's. The ids are the same. */
+ * that no other piece is made of, is called unused. The ids are the same. */
 UNUSED static struct tokenizer *rig_open_library(const char *path)
 {
     struct spm_model model;
@@ -82,7 +82,7 @@ UNUSED static struct tokenizer *rig_open_library(const char *path)
     EXPECT(bytes != NULL);
     EXPECT_INT(spm_model_open(&model, (const uint8_t *)bytes, n, "tokenizer.model", &err), 0);
     buf_init(&proto, 0);
-    model.pieces[model.n_pieces - 1].type = VOCAB_USER;
+    model.pieces[model.n_pieces - 1].type = VOCAB_UNUSED;
     EXPECT_INT(spm_model_write(&model, model.dummy_prefix, &proto), 0);
     struct source_file file = {"tokenizer.model", (const uint8_t *)proto.data, proto.size};
     struct tokenizer *t = rig_open_memory(&file, 1, 0, &err);
@@ -215,18 +215,16 @@ UNUSED static void rig_expect_linear(const struct tokenizer *t, const char *unit
     free(text);
 }
 
-/* Texts long enough that tokenizer.model hands them to the library in parts: they give what another
- * form gives. The character that stands for a space in the vocabulary may itself stand by one. */
-UNUSED static void rig_expect_same_cuts(const struct tokenizer *a, const struct tokenizer *b)
+/* Two forms give the same on random texts of n units, every other one of the first n / 2 alone. */
+UNUSED static void rig_expect_same(const struct tokenizer *a, const struct tokenizer *b,
+                                   const char *const *units, uint32_t n, size_t size)
 {
-    static const char *const units[] = {" ",  "a", "the", "\xE2\x96\x81",
-                                        "  ", ".", "\n",  "\xC3\xA9"};
     uint64_t seed = 3;
     for (int i = 0; i < 400; i++) {
         struct buf text;
         buf_init(&text, 0);
-        while (text.size < 1500)
-            buf_text(&text, units[rig_random(&seed) % (i % 2 ? 8 : 4)]);
+        while (text.size < size)
+            buf_text(&text, units[rig_random(&seed) % (i % 2 ? n : n / 2)]);
         struct token_list left = rig_encode(a, text.data, text.size, false, false);
         struct token_list right = rig_encode(b, text.data, text.size, false, false);
         EXPECT(rig_same(&left, &right));
@@ -234,6 +232,15 @@ UNUSED static void rig_expect_same_cuts(const struct tokenizer *a, const struct 
         token_list_free(&right);
         buf_free(&text);
     }
+}
+
+/* Texts long enough that tokenizer.model hands them to the library in parts: they give what another
+ * form gives. The character that stands for a space in the vocabulary may itself stand by one. */
+UNUSED static void rig_expect_same_cuts(const struct tokenizer *a, const struct tokenizer *b)
+{
+    static const char *const units[] = {" ",  "a", "the", "\xE2\x96\x81",
+                                        "  ", ".", "\n",  "\xC3\xA9"};
+    rig_expect_same(a, b, units, 8, 1500);
 }
 
 /* Files that a reader must refuse: `text` with the first `from` replaced by `to`; the message must

@@ -123,6 +123,23 @@ TEST(a_small_model_encodes)
     tokenizer_close(t);
 }
 
+/* A user-defined piece is taken first, wherever it stands once the text is normalized. */
+TEST(no_merge_crosses_a_users_piece)
+{
+    struct change change = {
+        .n_bytes = 256, .byte_fallback = 1, .extra = "ba", .extra_type = VOCAB_USER};
+    struct err err = {0};
+    struct tokenizer *t = open_changed(&change, &err);
+    EXPECT(t != NULL);
+    struct token_list ids = rig_encode(t, "baabab", 6, false, false);
+    static const int32_t want[] = {3, 264, 4, 264, 5}; /* _ ba a ba b */
+    EXPECT_INT(ids.n, 5);
+    EXPECT(!memcmp(ids.ids, want, sizeof want));
+    EXPECT(rig_round_trip(t, "baabab", 6));
+    token_list_free(&ids);
+    tokenizer_close(t);
+}
+
 TEST(every_rule_of_the_reader_refuses_what_breaks_it)
 {
     static const char charsmap[] = "\4\0\0\0"
