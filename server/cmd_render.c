@@ -29,11 +29,19 @@ static int render_line(void *user, const json_t *line, struct buf *out, struct e
         return 0;
     }
     const json_t *tools = json_object_get(context, "tools");
+    const json_t *messages = json_object_get(context, "messages");
+    bool open = json_is_true(json_object_get(line, "continue_final_message"));
+    json_t *marked = open ? json_copy((json_t *)context) : NULL;
     struct err failed = {0};
-    int rc = template_render(chat_template(run->chat, json_array_size(tools) > 0), context, trusted,
-                             run->now, &text, &failed);
-    if (!rc && json_is_true(json_object_get(line, "continue_final_message")))
-        rc = chat_leave_open(json_object_get(context, "messages"), &text, &failed);
+    int rc = 0;
+    if (open && json_object_set_new(marked, "messages", chat_mark_open(messages, &failed)))
+        rc = failed.code ? failed.code : err_set(&failed, ERR_NOMEM, "out of memory");
+    if (!rc)
+        rc = template_render(chat_template(run->chat, json_array_size(tools) > 0),
+                             open ? marked : context, trusted, run->now, &text, &failed);
+    if (!rc && open)
+        rc = chat_leave_open(messages, &text, &failed);
+    json_decref(marked);
     if (rc) {
         cmd_error(out, rc == ERR_VALUE ? kind_of(&failed) : err_name(rc), failed.text);
     } else {

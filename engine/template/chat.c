@@ -20,12 +20,16 @@
 static const char *const token_names[] = {"bos_token", "eos_token", "unk_token",  "pad_token",
                                           "sep_token", "cls_token", "mask_token", NULL};
 enum { N_TOKENS = sizeof token_names / sizeof *token_names - 1 };
+/* What marks, while the template renders, the end of a message that is to be continued: the same
+ * words as transformers', since a template can see them. The space tells whether it trims. */
+#define OPEN_END "CONTINUE_FINAL_MESSAGE_TAG "
+
 enum { NAME_BYTES_MAX = 100, FILE_BYTES_MAX = 64 << 20 };
 
 struct chat {
     struct template *plain;      /* NULL: the model has no template */
     struct template *with_tools; /* or NULL: plain serves these too */
-    int native;                /* Mistral's version, or 0: see chat_choose_native */
+    int native;                  /* Mistral's version, or 0: see chat_choose_native */
     char *tokens[N_TOKENS];      /* NULL: the variable stays undefined */
 };
 
@@ -364,26 +368,66 @@ static void cut_text(struct template_text *out, size_t size)
         out->trusted[out->n_trusted - 1].end = size;
 }
 
-/* transformers' continue_final_message: the prompt ends where the last message's content ends, with
- * its trailing white space if the template kept it. */
+/* The text that is to be continued, in a message or in one of its parts: the holder of *member. */
+static json_t *open_text(const json_t *message, const char **member)
+{
+    json_t *content = json_object_get(message, "content");
+    *member = "content";
+    if (json_is_string(content))
+        return (json_t *)message;
+    *member = "text";
+    for (size_t i = json_array_size(content); i-- > 0;)
+        if (json_is_string(json_object_get(json_array_get(content, i), "text")))
+            return json_array_get(content, i);
+    return NULL;
+}
+
+json_t *chat_mark_open(const json_t *messages, struct err *err)
+{
+    size_t n = json_array_size(messages);
+    const char *member;
+    const json_t *holder = open_text(json_array_get(messages, n - 1), &member);
+    if (!holder) {
+        err_param(err, ERR_VALUE, "continue_final_message",
+                  "the final message has no text to continue");
+        return NULL;
+    }
+    struct buf text;
+    buf_init(&text, 0);
+    buf_add(&text, json_string_value(json_object_get(holder, member)),
+            json_string_length(json_object_get(holder, member)));
+    buf_text(&text, OPEN_END);
+    json_t *marked = json_copy((json_t *)messages);
+    json_t *last = json_deep_copy(json_array_get(messages, n - 1));
+    json_t *inside = last ? open_text(last, &member) : NULL;
+    bool done = marked && inside && !text.failed &&
+                !json_object_set_new(inside, member, json_stringn(text.data, text.size)) &&
+                !json_array_set(marked, n - 1, last);
+    buf_free(&text);
+    json_decref(last);
+    if (done)
+        return marked;
+    json_decref(marked);
+    err_set(err, ERR_NOMEM, "out of memory for the conversation");
+    return NULL;
+}
+
 int chat_leave_open(const json_t *messages, struct template_text *out, struct err *err)
 {
-    const json_t *last = json_array_get(messages, json_array_size(messages) - 1);
-    const json_t *content = json_object_get(last, "content");
-    if (!json_is_string(content))
-        return err_param(err, ERR_VALUE, "continue_final_message",
-                         "the final message has no text to continue");
+    const char *member;
+    const json_t *holder =
+        open_text(json_array_get(messages, json_array_size(messages) - 1), &member);
+    const json_t *content = json_object_get(holder, member);
     const char *text = json_string_value(content);
-    size_t n = json_string_length(content), lead = str_skip_space(text, n);
-    size_t stripped = str_trim_space(text + lead, n - lead);
-    size_t at = stripped ? find_last(&out->text, text + lead, stripped) : out->text.size;
-    if (at == SIZE_MAX)
+    size_t n = json_string_length(content), lead = text ? str_skip_space(text, n) : 0;
+    size_t stripped = text ? str_trim_space(text + lead, n - lead) : 0;
+    size_t at = find_last(&out->text, OPEN_END, sizeof OPEN_END - 2); /* without its space */
+    if (at == SIZE_MAX || (stripped && !memmem(out->text.data, at, text + lead, stripped)))
         return err_param(err, ERR_VALUE, "continue_final_message",
                          "the chat template changes the final message, so that it can not be "
                          "continued");
-    bool kept = out->text.size - at >= n - lead && stripped &&
-                memcmp(out->text.data + at, text + lead, n - lead) == 0;
-    cut_text(out, at + (kept ? n - lead : stripped));
+    bool kept = out->text.data[at + sizeof OPEN_END - 2] == ' ';
+    cut_text(out, kept ? at : str_trim_space(out->text.data, at));
     return 0;
 }
 
@@ -397,7 +441,14 @@ int chat_render(const struct chat *c, const struct chat_request *request, struct
     if (!json_is_array(request->messages) || json_array_size(request->messages) == 0)
         return err_param(err, ERR_ARRAY_EMPTY, "messages", "messages must not be empty.");
     bool tools = request->tools && json_array_size(request->tools) > 0;
-    json_t *context = context_of(c, request);
+    struct chat_request marked = *request;
+    json_t *messages =
+        request->continue_final_message ? chat_mark_open(request->messages, err) : NULL;
+    if (request->continue_final_message && !messages)
+        return err ? err->code : ERR_VALUE;
+    marked.messages = messages ? messages : request->messages;
+    json_t *context = context_of(c, &marked);
+    json_decref(messages);
     if (!context)
         return err_set(err, ERR_NOMEM, "out of memory for the conversation");
     int rc = template_render(chat_template(c, tools), context, token_names, time(NULL), out, err);

@@ -42,8 +42,12 @@ struct chat_request {
 int chat_render(const struct chat *c, const struct chat_request *request,
                 struct template_text *out, struct err *err);
 
-/* Cut a rendering where the last message's text ends, so that the model goes on with it. ERR_VALUE
- * ("continue_final_message") when there is none, or the template did not keep it. */
+/* transformers' continue_final_message, in two steps: messages with a mark at the end of the last
+ * one's text (a new reference; NULL: ERR_VALUE "continue_final_message" or ERR_NOMEM), and, of what
+ * the template made of these, what stands before the mark: with the text's trailing white space if
+ * the template keeps it. messages: without the mark. ERR_VALUE ("continue_final_message") when the
+ * template dropped or changed the text. */
+json_t *chat_mark_open(const json_t *messages, struct err *err);
 int chat_leave_open(const json_t *messages, struct template_text *out, struct err *err);
 
 #endif

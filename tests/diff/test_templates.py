@@ -10,6 +10,7 @@ must too, with the same words if they are its own (raise_exception).
 
 from __future__ import annotations
 
+import copy
 import datetime
 import itertools
 import json
@@ -156,18 +157,37 @@ def conversations():
             yield f"{system}/{turn}/{'tools' if tools else '-'}/continued", context, True
 
 
-def cut(text: str, message) -> str:
-    """The rendered text up to the end of the final message's own words."""
-    words = message["content"]
-    at = text.rindex(words.strip())  # ValueError: the template changed them
-    end = at + len(words.lstrip())
-    return text[:end] if text[at:end] == words else text[:at + len(words.strip())]
+OPEN_END = "CONTINUE_FINAL_MESSAGE_TAG "
+
+
+def marked(context):
+    """The context with transformers' mark behind the final message's text, and that text."""
+    context = copy.deepcopy(context)
+    message = context["messages"][-1]
+    if isinstance(message["content"], str):
+        text = message["content"]
+        message["content"] += OPEN_END
+        return context, text
+    part = [p for p in message["content"] if "text" in p][-1]
+    text = part["text"]
+    part["text"] += OPEN_END
+    return context, text
+
+
+def cut(rendered: str, text: str) -> str:
+    """What stands before the mark, as transformers cuts it."""
+    if text.strip() not in rendered or OPEN_END.strip() not in rendered:
+        raise ValueError("the template changed the final message")
+    at = rendered.rindex(OPEN_END.strip())
+    return rendered[:at] if rendered[at:at + len(OPEN_END)] == OPEN_END else rendered[:at].rstrip()
 
 
 def reference(template, context, continued):
     try:
-        text = template.render(**context)
-        return {"text": cut(text, context["messages"][-1]) if continued else text}
+        if continued:
+            context, text = marked(context)
+            return {"text": cut(template.render(**context), text)}
+        return {"text": template.render(**context)}
     except jinja2.exceptions.TemplateError as error:
         own = type(error) is jinja2.exceptions.TemplateError
         return {"error": str(error) if own else None}

@@ -179,6 +179,8 @@ TEST(the_final_message_left_open)
     expect_render(chat, "[{\"role\":\"user\",\"content\":\"a b\"},"
                         "{\"role\":\"assistant\",\"content\":\"b\"}]", open_end,
                   "<user>a b</s><assistant>b");
+    /* what comes behind the content may hold it, too */
+    expect_render(chat, "[{\"role\":\"assistant\",\"content\":\"s\"}]", open_end, "<assistant>s");
     /* white space that the template keeps stays at the end */
     expect_render(chat, "[{\"role\":\"assistant\",\"content\":\" so \"}]", open_end,
                   "<assistant> so ");
