@@ -33,7 +33,8 @@ KERNEL_OPTIMISE := $(if $(filter 1,$(DEBUG)),-O0,-O3)
 SANITIZE := $(if $(SAN),-fsanitize=$(SAN) -fno-omit-frame-pointer -fno-sanitize-recover=all)
 HARDEN := $(if $(SAN)$(filter 1,$(DEBUG)),,-D_FORTIFY_SOURCE=2) -fstack-protector-strong \
           -fstack-clash-protection -fcf-protection
-WARN := -Wall -Wextra -Werror -Wvla -Wno-format-truncation -Wno-stringop-truncation -Wno-unknown-warning-option
+WARN := -Wall -Wextra -Werror -Wvla -Wno-format-truncation -Wno-stringop-truncation -Wno-psabi \
+        -Wno-unknown-warning-option
 BASE := -g -I. -D_GNU_SOURCE -DSIROCCO_VERSION='"$(VERSION)"' -ffp-contract=off -fno-math-errno \
         -fPIE $(SANITIZE) $(HARDEN) -MMD -MP
 CFLAGS_ALL := -std=c11 $(BASE) $(WARN) -Wstrict-prototypes -Wmissing-prototypes $(LIB_CFLAGS) \
