@@ -201,14 +201,20 @@ static int plan_blocks(const struct engine_options *o, struct engine_parts *p, s
     return 0;
 }
 
-static int plan(const struct engine_options *o, struct engine_parts *p, struct err *err)
+int engine_open_logits_rows(const struct model *m, int max_seqs, int max_batch_tokens)
 {
-    int64_t logits = LOGITS_BYTES_MAX / ((int64_t)p->model->vocab * (int64_t)sizeof(float));
-    int rows = o->max_seqs < o->max_batch_tokens ? o->max_seqs : o->max_batch_tokens;
+    int64_t logits = LOGITS_BYTES_MAX / ((int64_t)m->vocab * (int64_t)sizeof(float));
+    int rows = max_seqs < max_batch_tokens ? max_seqs : max_batch_tokens;
     if (rows > LOGITS_ROWS_MAX)
         rows = LOGITS_ROWS_MAX;
     if (logits < rows)
         rows = logits > 0 ? (int)logits : 1;
+    return rows;
+}
+
+static int plan(const struct engine_options *o, struct engine_parts *p, struct err *err)
+{
+    int rows = engine_open_logits_rows(p->model, o->max_seqs, o->max_batch_tokens);
     p->forward_options = (struct forward_options){.n_tokens_max = o->max_batch_tokens,
                                                   .n_logits_max = rows,
                                                   .block_size = o->block_size};

@@ -32,6 +32,12 @@ int cmd_tokenize(int argc, char **argv, FILE *in, FILE *out, struct err *err);
  * -p 512 -n 128. ERR_USAGE, and what engine_open and a request may fail with. */
 int cmd_bench(int argc, char **argv, FILE *in, FILE *out, struct err *err);
 
+/* `sirocco inspect [MODEL] [--json] [--memory 24g] [--max-model-len N] [--kv-cache-type T]
+ * [--max-batch-tokens N]`: architecture, shapes, tensors, memory plan, tokenizer, template and the
+ * pass of a step (inspect.h), without loading the model; without MODEL of the demo model. The plan
+ * is for --memory bytes, else for what is free. ERR_USAGE, and what model_open may fail with. */
+int cmd_inspect(int argc, char **argv, FILE *in, FILE *out, struct err *err);
+
 /* ---- what they share (cmd.c) */
 
 struct cmd_option {

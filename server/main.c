@@ -148,6 +148,12 @@ static int main_bench(int argc, char **argv)
     return main_lines(cmd_bench, argc, argv);
 }
 
+static int main_inspect(int argc, char **argv)
+{
+    main_catch_sigbus("to be inspected");
+    return main_lines(cmd_inspect, argc, argv);
+}
+
 static int main_help(int argc, char **argv);
 
 static const struct command {
@@ -157,6 +163,7 @@ static const struct command {
 } commands[] = {
     {"serve", main_serve, "serve a model over HTTP (what is done without a subcommand)"},
     {"bench", main_bench, "measure prompt processing, generation and many sequences at once"},
+    {"inspect", main_inspect, "show a model's shapes, memory plan, tokenizer and ops"},
     {"render", main_render, "render a chat template over JSON lines, for scripts and tests"},
     {"tokenize", main_tokenize, "tokens of texts and chats over JSON lines, for scripts and tests"},
     {"version", main_version, "print the version"},
