@@ -58,8 +58,8 @@ static int check_options(const struct engine_options *o, struct err *err)
 static int kv_type(const char *name, enum quant_type *type, struct err *err)
 {
     int found = quant_from_name(name ? name : "f16");
-    if (found != QUANT_F32 && found != QUANT_F16 && found != QUANT_BF16)
-        return err_set(err, ERR_USAGE, "kv_cache_type %s: must be f32, f16 or bf16", name);
+    if (found != QUANT_F32 && found != QUANT_F16 && found != QUANT_BF16 && found != QUANT_Q8_0)
+        return err_set(err, ERR_USAGE, "kv_cache_type %s: must be f32, f16, bf16 or q8_0", name);
     *type = (enum quant_type)found;
     return 0;
 }
@@ -173,6 +173,11 @@ static int plan_blocks(const struct engine_options *o, struct engine_parts *p, s
     int rc = kv_budget(o, p, &budget, err);
     if (rc)
         return rc;
+    if (m->head_dim % quant_formats[kv.type].block)
+        return err_set(err, ERR_USAGE,
+                       "kv_cache_type q8_0: needs heads of a multiple of %d values; "
+                       "the model's have %d",
+                       quant_formats[kv.type].block, m->head_dim);
     if (!block_bytes || block_bytes > INT64_MAX / 2)
         return err_set(err, ERR_USAGE, "the device can not hold a KV cache of %d layers, %d heads "
                        "of %d values in blocks of %d", m->n_layers, m->n_kv_heads, m->head_dim,
@@ -248,7 +253,8 @@ static void find_defaults(const struct model *m, struct sample_params *d)
 static int fill_info(const struct engine_options *o, struct engine_parts *p, struct err *err)
 {
     static const char *const kv_names[QUANT_COUNT] = {
-        [QUANT_F32] = "f32", [QUANT_F16] = "f16", [QUANT_BF16] = "bf16"};
+        [QUANT_F32] = "f32", [QUANT_F16] = "f16", [QUANT_BF16] = "bf16",
+        [QUANT_Q8_0] = "q8_0"};
     const struct model *m = p->model;
     struct engine_info *info = &p->info;
     info->model_name = source_name(o->source);

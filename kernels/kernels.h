@@ -47,7 +47,7 @@ struct matrix {
 struct kv_options {
     int n_layers, n_kv_heads, head_dim;
     int n_blocks, block_size; /* block_size: power of two, 8..256 */
-    enum quant_type type;     /* F32, F16 or BF16 */
+    enum quant_type type;     /* F32, F16, BF16, or Q8_0 where head_dim is a multiple of 32 */
 };
 
 /* out[i] = scale * table[tokens[i]]; tokens in [0, table.rows) are checked by the caller */

@@ -5,6 +5,7 @@
  * own positions alone, so items and block sizes do not change results. Reader of the KV layout
  * (writer: rope.c):
  *   k[layer][block][kv_head][head_dim][block_size], v[layer][block][kv_head][block_size][head_dim]
+ * and the scales of Q8_0, for both: d[layer][block][kv_head][head_dim / CPU_KV_GROUP][block_size].
  */
 #include "kernels/cpu/cpu.h"
 
@@ -12,12 +13,22 @@
 
 enum { ROWS_PER_ITEM = 32 };
 
-static float kv_value(const struct cpu_kv *kv, const char *base, size_t i)
+/* Value i of k or v; with Q8_0, scale is the index of its scale. */
+static float kv_value(const struct cpu_kv *kv, const char *values, size_t i,
+                      const uint16_t *scales, size_t scale)
 {
+    if (kv->o.type == QUANT_Q8_0)
+        return (float)((const int8_t *)values)[i] * quant_f16_to_f32(scales[scale]);
     if (kv->o.type == QUANT_F32)
-        return ((const float *)base)[i];
-    uint16_t h = ((const uint16_t *)base)[i];
+        return ((const float *)values)[i];
+    uint16_t h = ((const uint16_t *)values)[i];
     return kv->o.type == QUANT_F16 ? quant_f16_to_f32(h) : quant_bf16_to_f32(h);
+}
+
+/* Index in k_scales and v_scales of element j of a position of the block at base. */
+static size_t scale_at(const struct cpu_kv *kv, size_t base, int j, size_t offset)
+{
+    return base / CPU_KV_GROUP + (size_t)(j / CPU_KV_GROUP) * (size_t)kv->o.block_size + offset;
 }
 
 static float score(const struct cpu_attention_item *item, const float *q, int pos, size_t base)
@@ -27,7 +38,8 @@ static float score(const struct cpu_attention_item *item, const float *q, int po
     float sum = 0;
 
     for (int j = 0; j < kv->o.head_dim; j++)
-        sum += q[j] * kv_value(kv, kv->k, base + (size_t)j * (size_t)kv->o.block_size + offset);
+        sum += q[j] * kv_value(kv, kv->k, base + (size_t)j * (size_t)kv->o.block_size + offset,
+                               kv->k_scales, scale_at(kv, base, j, offset));
     sum *= item->args->scale;
     float cap = item->args->softcap;
     return cap > 0 ? cap * tanhf(sum / cap) : sum;
@@ -50,16 +62,16 @@ static void attention_row(const struct cpu_attention_item *item, int row)
         out[j] = 0;
     for (int pos = first; pos <= last; pos++) {
         size_t block = (size_t)item->seq->blocks[pos >> kv->block_shift];
-        size_t base = (((size_t)a->layer * (size_t)kv->o.n_blocks + block) *
-                           (size_t)kv->o.n_kv_heads + (size_t)item->kv_head) *
-                      (size_t)head_dim * (size_t)kv->o.block_size;
+        size_t base = cpu_kv_base(kv, a->layer, block, item->kv_head);
+        size_t offset = (size_t)(pos & (kv->o.block_size - 1));
         float s = score(item, a->q + at, pos, base);
         float new_most = s > most ? s : most;
         float keep = expf(most - new_most), p = expf(s - new_most);
-        size_t v = base + (size_t)(pos & (kv->o.block_size - 1)) * (size_t)head_dim;
+        size_t v = base + offset * (size_t)head_dim;
         total = total * keep + p;
         for (int j = 0; j < head_dim; j++)
-            out[j] = out[j] * keep + p * kv_value(kv, kv->v, v + (size_t)j);
+            out[j] = out[j] * keep + p * kv_value(kv, kv->v, v + (size_t)j,
+                                                  kv->v_scales, scale_at(kv, base, j, offset));
         most = new_most;
     }
     for (int j = 0; j < head_dim; j++)
@@ -77,6 +89,7 @@ void attention_base(struct cpu_variants *v)
     v->attention_item[QUANT_F32] = attention_item;
     v->attention_item[QUANT_F16] = attention_item;
     v->attention_item[QUANT_BF16] = attention_item;
+    v->attention_item[QUANT_Q8_0] = attention_item;
 }
 
 struct attention_job {

@@ -2,12 +2,15 @@
  *
  * Reader of the KV layout (writer: rope.c):
  *   k[layer][block][kv_head][head_dim][block_size], v[layer][block][kv_head][block_size][head_dim]
+ * and the scales of Q8_0, for both: d[layer][block][kv_head][head_dim / CPU_KV_GROUP][block_size].
  *
  * An item's rows go through the positions in tiles of TILE, which lie at absolute positions. Up to
  * ROWS rows share each load of K and V. The three parts of a tile:
  *   scores   lanes are positions: score[row][pos] adds q[row][j] * k[j][pos] for j = 0, 1, ...
  *   softmax  per row: running maximum and sum (Milakov and Gimelshein 2018)
  *   values   lanes are elements: out[row] adds p[row][pos] * v[pos] for pos in order
+ * With Q8_0 the scores are summed group by group, each times its scale, and p carries the scale of
+ * a group's values.
  * In each of them a row's operations are those it would do alone: lanes and rows never mix, a
  * position a row does not see is skipped, not multiplied by zero, and a tile of which it sees
  * nothing is skipped whole. So results depend neither on the item nor on the block size. */
@@ -37,6 +40,7 @@ struct tile {
     int start, lanes;                    /* first position; positions per chunk */
     const char *k[TILE / LANES_MIN];     /* chunk: its position 0, element 0 */
     const char *v[TILE / LANES_MIN];     /* chunk: its position 0 */
+    const uint16_t *k_scales[TILE / LANES_MIN], *v_scales[TILE / LANES_MIN]; /* its group 0 */
 };
 
 VEC_INLINE vec load_kv(enum quant_type type, const char *at, int n)
@@ -45,28 +49,29 @@ VEC_INLINE vec load_kv(enum quant_type type, const char *at, int n)
         return n >= VEC ? vec_load(at) : vec_load_n(at, n);
     if (type == QUANT_F16)
         return n >= VEC ? vec_f16(at) : vec_f16_n(at, n);
+    if (type == QUANT_Q8_0)
+        return n >= VEC ? vec_i8(at) : vec_i8_n(at, n);
     return n >= VEC ? vec_bf16(at) : vec_bf16_n(at, n);
 }
 
 VEC_INLINE size_t value_bytes(enum quant_type type)
 {
-    return type == QUANT_F32 ? 4 : 2;
+    return type == QUANT_F32 ? 4 : type == QUANT_Q8_0 ? 1 : 2;
 }
 
 /* ---- scores ---- */
 
-VEC_INLINE void scores_block(enum quant_type type, const struct cpu_kv *kv, const struct tile *t,
-                             const struct row *rows, int n_rows, int chunk, int n_chunks,
-                             int lanes, float (*s)[TILE])
+/* sum[row][chunk] of q[j] * k[j] over elements begin .. end - 1 */
+VEC_INLINE void scores_sum(enum quant_type type, const struct cpu_kv *kv, const struct tile *t,
+                           const struct row *rows, int n_rows, int chunk, int n_chunks, int lanes,
+                           int begin, int end, vec (*sum)[CHUNKS])
 {
     size_t stride = (size_t)kv->o.block_size * value_bytes(type);
-    int head_dim = kv->o.head_dim;
-    vec sum[ROWS][CHUNKS];
 
     for (int r = 0; r < n_rows; r++)
         for (int c = 0; c < n_chunks; c++)
             sum[r][c] = vec_zero();
-    for (int j = 0; j < head_dim; j++) {
+    for (int j = begin; j < end; j++) {
         vec k[CHUNKS];
         for (int c = 0; c < n_chunks; c++)
             k[c] = load_kv(type, t->k[chunk + c] + (size_t)j * stride, lanes);
@@ -76,9 +81,30 @@ VEC_INLINE void scores_block(enum quant_type type, const struct cpu_kv *kv, cons
                 sum[r][c] = vec_fma(q, k[c], sum[r][c]);
         }
     }
-    for (int r = 0; r < n_rows; r++)
-        for (int c = 0; c < n_chunks; c++)
-            vec_store_n(s[r] + (chunk + c) * lanes, sum[r][c], lanes);
+}
+
+VEC_INLINE void scores_block(enum quant_type type, const struct cpu_kv *kv, const struct tile *t,
+                             const struct row *rows, int n_rows, int chunk, int n_chunks,
+                             int lanes, float (*s)[TILE])
+{
+    vec sum[ROWS][CHUNKS];
+    int head_dim = kv->o.head_dim, group = type == QUANT_Q8_0 ? CPU_KV_GROUP : head_dim;
+
+    for (int at = 0; at < head_dim; at += group) {
+        scores_sum(type, kv, t, rows, n_rows, chunk, n_chunks, lanes, at, at + group, sum);
+        for (int c = 0; c < n_chunks; c++) {
+            vec scale = vec_zero();
+            if (type == QUANT_Q8_0)
+                scale = vec_f16_n(t->k_scales[chunk + c] + at / group * kv->o.block_size, lanes);
+            for (int r = 0; r < n_rows; r++) {
+                float *to = s[r] + (chunk + c) * lanes;
+                vec x = sum[r][c];
+                if (type == QUANT_Q8_0)
+                    x = at ? vec_fma(x, scale, vec_load_n(to, lanes)) : vec_mul(x, scale);
+                vec_store_n(to, x, lanes);
+            }
+        }
+    }
 }
 
 VEC_INLINE void scores_rows(enum quant_type type, const struct cpu_kv *kv, const struct tile *t,
@@ -160,6 +186,28 @@ VEC_INLINE void values_block(enum quant_type type, const struct tile *t, struct 
             vec_store_n(rows[r].out + d0 + i * VEC, sum[r][i], lanes);
 }
 
+/* Q8_0: group by group, p times the scales of the group in p's place. */
+VEC_INLINE void values_groups(const struct cpu_kv *kv, const struct tile *t, struct row *rows,
+                              int n_rows, float (*p)[TILE], int from, int to)
+{
+    enum { WIDTH = CPU_KV_GROUP / VEC < CHUNKS ? CPU_KV_GROUP / VEC : CHUNKS };
+    float scaled[ROWS][TILE] __attribute__((aligned(64)));
+    int head_dim = kv->o.head_dim;
+
+    for (int d = 0; d < head_dim; d += CPU_KV_GROUP) {
+        for (int at = from / t->lanes * t->lanes; at < to; at += t->lanes) {
+            const uint16_t *scales = t->v_scales[at / t->lanes];
+            vec scale = vec_f16_n(scales + d / CPU_KV_GROUP * kv->o.block_size, t->lanes);
+            for (int r = 0; r < n_rows; r++)
+                vec_store_n(scaled[r] + at, vec_mul(vec_load_n(p[r] + at, t->lanes), scale),
+                            t->lanes);
+        }
+        for (int i = d; i < d + CPU_KV_GROUP; i += WIDTH * VEC)
+            values_block(QUANT_Q8_0, t, rows, n_rows, i, WIDTH, VEC, (size_t)head_dim, scaled,
+                         from, to);
+    }
+}
+
 VEC_INLINE void values_rows(enum quant_type type, const struct cpu_kv *kv, const struct tile *t,
                             struct row *rows, int n_rows, float (*p)[TILE], int from, int to)
 {
@@ -168,6 +216,10 @@ VEC_INLINE void values_rows(enum quant_type type, const struct cpu_kv *kv, const
 
     if (from >= to)
         return;
+    if (type == QUANT_Q8_0) {
+        values_groups(kv, t, rows, n_rows, p, from, to);
+        return;
+    }
     for (; d + CHUNKS * VEC <= head_dim; d += CHUNKS * VEC)
         values_block(type, t, rows, n_rows, d, CHUNKS, VEC, row_bytes, p, from, to);
     for (; d + VEC <= head_dim; d += VEC)
@@ -194,7 +246,6 @@ static void tile_locate(const struct cpu_attention_item *item, struct tile *t, i
     const struct cpu_kv *kv = item->kv;
     size_t block_size = (size_t)kv->o.block_size, head_dim = (size_t)kv->o.head_dim;
     size_t bytes = (size_t)kv->value_bytes;
-    size_t layer = (size_t)item->args->layer * (size_t)kv->o.n_blocks;
 
     t->start = start;
     t->lanes = kv->o.block_size < VEC ? kv->o.block_size : VEC;
@@ -202,10 +253,13 @@ static void tile_locate(const struct cpu_attention_item *item, struct tile *t, i
         int pos = chunk + t->lanes <= lowest ? lowest / t->lanes * t->lanes : chunk;
         size_t block = (size_t)item->seq->blocks[pos >> kv->block_shift];
         size_t offset = (size_t)pos & (block_size - 1);
-        size_t base = ((layer + block) * (size_t)kv->o.n_kv_heads + (size_t)item->kv_head) *
-                      head_dim * block_size;
+        size_t base = cpu_kv_base(kv, item->args->layer, block, item->kv_head);
         t->k[c] = kv->k + (base + offset) * bytes;
         t->v[c] = kv->v + (base + offset * head_dim) * bytes;
+        if (kv->o.type == QUANT_Q8_0) {
+            t->k_scales[c] = kv->k_scales + base / CPU_KV_GROUP + offset;
+            t->v_scales[c] = kv->v_scales + base / CPU_KV_GROUP + offset;
+        }
     }
 }
 
@@ -311,4 +365,9 @@ static void attention_item_f16(const struct cpu_attention_item *item)
 static void attention_item_bf16(const struct cpu_attention_item *item)
 {
     attention_item(QUANT_BF16, item);
+}
+
+static void attention_item_q8_0(const struct cpu_attention_item *item)
+{
+    attention_item(QUANT_Q8_0, item);
 }

@@ -223,11 +223,11 @@ static size_t kv_half_bytes(const struct kv_options *o)
     size_t bytes;
 
     if (o->n_layers < 1 || o->n_kv_heads < 1 || o->head_dim < 1 || o->block_size < 8 ||
-        o->block_size > 256 || (o->block_size & (o->block_size - 1)) || o->type > QUANT_BF16)
+        o->block_size > 256 || (o->block_size & (o->block_size - 1)) ||
+        (o->type > QUANT_BF16 && o->type != QUANT_Q8_0))
         return 0;
-    if (__builtin_mul_overflow((size_t)o->n_kv_heads, (size_t)o->head_dim, &bytes) ||
-        __builtin_mul_overflow(bytes, (size_t)o->block_size, &bytes) ||
-        __builtin_mul_overflow(bytes, quant_row_bytes(o->type, 1), &bytes))
+    if (__builtin_mul_overflow((size_t)o->n_kv_heads, (size_t)o->block_size, &bytes) ||
+        __builtin_mul_overflow(bytes, quant_row_bytes(o->type, (size_t)o->head_dim), &bytes))
         return 0;
     return bytes;
 }
@@ -265,7 +265,12 @@ static int kv_open(struct device *d, const struct kv_options *o)
         *(i ? &d->kv.v : &d->kv.k) = memory;
     }
     d->kv.o = *o;
-    d->kv.value_bytes = (int)quant_row_bytes(o->type, 1);
+    d->kv.value_bytes = o->type == QUANT_Q8_0 ? 1 : (int)quant_row_bytes(o->type, 1);
+    if (o->type == QUANT_Q8_0) {
+        size_t values = cpu_kv_base(&d->kv, o->n_layers, 0, 0);
+        d->kv.k_scales = (uint16_t *)(void *)(d->kv.k + values);
+        d->kv.v_scales = (uint16_t *)(void *)(d->kv.v + values);
+    }
     d->kv.block_shift = __builtin_ctz((unsigned)o->block_size);
     d->kv_bytes = bytes;
     return 0;

@@ -48,12 +48,22 @@ struct cpu_linear_slice {
 /* The KV pool. K is stored with positions innermost, so that scores of neighbouring positions fill
  * a vector; V with the head's elements innermost:
  *   k[layer][block][kv_head][head_dim][block_size], v[layer][block][kv_head][block_size][head_dim]
+ * Q8_0 keeps int8 there and a scale for each CPU_KV_GROUP elements of a position apart, for both as
+ *   d[layer][block][kv_head][head_dim / CPU_KV_GROUP][block_size], F16
  * Written by rope.c, read by attention*.c. */
 struct cpu_kv {
     struct kv_options o;
     int value_bytes, block_shift;
     char *k, *v;
+    uint16_t *k_scales, *v_scales; /* Q8_0 only */
 };
+
+/* Index of element 0 of position 0 in k and in v; in the scales it is this / CPU_KV_GROUP. */
+static inline size_t cpu_kv_base(const struct cpu_kv *kv, int layer, size_t block, int kv_head)
+{
+    return (((size_t)layer * (size_t)kv->o.n_blocks + block) * (size_t)kv->o.n_kv_heads +
+            (size_t)kv_head) * (size_t)kv->o.head_dim * (size_t)kv->o.block_size;
+}
 
 /* Rows row0 .. row1 - 1 of one sequence and one KV head; row r is query r / group of the sequence
  * and query head kv_head * group + r % group, where group = n_heads / n_kv_heads. */
@@ -82,6 +92,7 @@ struct cpu_variants {
 enum {
     CPU_SCRATCH = 384 * 1024, /* bytes per thread */
     CPU_ATTENTION_ROWS = 64,
+    CPU_KV_GROUP = 32, /* the block of Q8_0 */
     CPU_NAME_MAX = 64,
     CPU_ERROR_MAX = 256,
 };

@@ -3,6 +3,7 @@
  *
  * Writer of the KV layout (reader: attention*.c):
  *   k[layer][block][kv_head][head_dim][block_size], v[layer][block][kv_head][block_size][head_dim]
+ * and the scales of Q8_0, for both: d[layer][block][kv_head][head_dim / CPU_KV_GROUP][block_size].
  * Two tokens of a batch have two slots, so slices write disjoint memory. */
 #include "kernels/cpu/cpu.h"
 
@@ -87,32 +88,63 @@ static void store_key(const struct device *d, const float *key, char *column)
     }
 }
 
+/* Q8_0: a head's values (stride 1) or its key (stride block_size), and a scale for each group. */
+static void store_quantized(const struct device *d, const float *head, char *to, size_t stride,
+                            uint16_t *scales)
+{
+    const struct cpu_kv *kv = &d->kv;
+    int8_t q[CPU_KV_GROUP];
+    int32_t sums[2];
+    float scale;
+
+    for (int at = 0; at < kv->o.head_dim; at += CPU_KV_GROUP, scales += kv->o.block_size) {
+        d->ops.quantize_row(head + at, CPU_KV_GROUP, q, &scale, sums);
+        *scales = quant_f32_to_f16(scale);
+        for (int i = 0; i < CPU_KV_GROUP; i++)
+            to[(size_t)(at + i) * stride] = (char)q[i];
+    }
+}
+
+/* One head of one position; base: the index of its block's head. */
+static void store_head(const struct device *d, const float *k, const float *v, size_t base,
+                       size_t offset)
+{
+    const struct cpu_kv *kv = &d->kv;
+    size_t head_dim = (size_t)kv->o.head_dim, bytes = (size_t)kv->value_bytes;
+    char *key = kv->k + (base + offset) * bytes,
+         *value = kv->v + (base + offset * head_dim) * bytes;
+
+    if (kv->o.type == QUANT_Q8_0) {
+        size_t scale = base / CPU_KV_GROUP + offset;
+        store_quantized(d, k, key, (size_t)kv->o.block_size, kv->k_scales + scale);
+        store_quantized(d, v, value, 1, kv->v_scales + scale);
+        return;
+    }
+    store_key(d, k, key);
+    d->ops.kv_encode(kv->o.type, v, value, kv->o.head_dim);
+}
+
 static void store_token(const struct store_job *job, int i)
 {
     const struct device *d = job->d;
     const struct rope_store_args *a = job->a;
     const struct cpu_kv *kv = &d->kv;
     size_t head_dim = (size_t)kv->o.head_dim, n_kv = (size_t)kv->o.n_kv_heads;
-    size_t block_size = (size_t)kv->o.block_size, bytes = (size_t)kv->value_bytes;
     size_t block = (size_t)(a->slots[i] >> kv->block_shift);
-    size_t offset = (size_t)a->slots[i] & (block_size - 1);
+    size_t offset = (size_t)a->slots[i] & ((size_t)kv->o.block_size - 1);
     const float *cos_sin = a->cos_sin + (size_t)i * (size_t)a->n_freq * 2;
     float *q = a->q + (size_t)i * (size_t)a->n_heads * head_dim;
     float *k = a->k + (size_t)i * n_kv * head_dim;
     const float *v = a->v + (size_t)i * n_kv * head_dim;
-    size_t head = ((size_t)a->layer * (size_t)kv->o.n_blocks + block) * n_kv;
 
     for (int h = 0; h < a->n_heads; h++)
         d->ops.rope_head(q + (size_t)h * head_dim, cos_sin, a->n_freq, a->interleaved);
     if (a->q_scale && a->q_scale[i] != 1)
         for (size_t j = 0; j < (size_t)a->n_heads * head_dim; j++)
             q[j] *= a->q_scale[i];
-    for (size_t h = 0; h < n_kv; h++, head++, k += head_dim, v += head_dim) {
-        size_t base = head * head_dim * block_size;
+    for (int h = 0; h < kv->o.n_kv_heads; h++, k += head_dim, v += head_dim) {
         d->ops.rope_head(k, cos_sin, a->n_freq, a->interleaved);
-        store_key(d, k, kv->k + (base + offset) * bytes);
-        d->ops.kv_encode(kv->o.type, v, kv->v + (base + offset * head_dim) * bytes,
-                         kv->o.head_dim);
+        store_head(d, k, v, cpu_kv_base(kv, a->layer, block, h), offset);
     }
 }
 

@@ -77,6 +77,18 @@ static inline vec vec_f16_n(const void *at, int n)
     return _mm256_cvtph_ps(vec_half_n(at, n));
 }
 
+static inline vec vec_i8(const void *at)
+{
+    return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(at)));
+}
+
+static inline vec vec_i8_n(const void *at, int n)
+{
+    int64_t bytes = 0;
+    memcpy(&bytes, at, n < VEC ? (size_t)n : VEC);
+    return vec_i8(&bytes);
+}
+
 static inline vec vec_from_bf16(__m128i h)
 {
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(h), 16));

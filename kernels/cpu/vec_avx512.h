@@ -58,6 +58,16 @@ static inline vec vec_f16_n(const void *at, int n)
     return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(vec_lanes(n), at));
 }
 
+static inline vec vec_i8(const void *at)
+{
+    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(at)));
+}
+
+static inline vec vec_i8_n(const void *at, int n)
+{
+    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_maskz_loadu_epi8(vec_lanes(n), at)));
+}
+
 static inline vec vec_bf16(const void *at)
 {
     __m512i wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(at));

@@ -75,11 +75,12 @@ static struct device *store(struct setup *s, int n_threads, int block_size)
 
 static void as_stored(enum quant_type type, float *x, size_t n)
 {
-    uint16_t h;
+    unsigned char block[64];
+    size_t step = (size_t)quant_formats[type].block;
 
-    for (size_t i = 0; i < n && type != QUANT_F32; i++) {
-        quant_encode(type, x + i, &h, 1);
-        quant_formats[type].decode(&h, x + i, 1);
+    for (size_t i = 0; i < n && type != QUANT_F32; i += step) {
+        quant_encode(type, x + i, block, step);
+        quant_formats[type].decode(block, x + i, step);
     }
 }
 
@@ -203,18 +204,19 @@ void check_attention(void)
 {
     static const int dims[] = {16, 32, 48, 64, 80, 96, 128, 256, 20};
     static const int groups[] = {1, 2, 3, 4, 8, 5, 7, 1, 6};
+    static const enum quant_type types[] = {QUANT_F32, QUANT_F16, QUANT_BF16, QUANT_Q8_0};
 
     for (int level = 0; level < CHECK_LEVELS; level++)
-        for (int i = 0; check_device(level, 1) && i < 27; i++) {
+        for (int i = 0; check_device(level, 1) && i < 36; i++) {
             struct setup s = {
                 .level = level,
-                .head_dim = dims[i % 9],
+                .head_dim = i % 4 == 3 ? (dims[i % 9] + 31) / 32 * 32 : dims[i % 9],
                 .n_kv = 1 + i % 3,
                 .group = groups[(i + i / 9) % 9],
-                .block_size = 8 << i % 4,
-                .window = i % 4 == 1 ? 24 : i % 4 == 3 ? 70 : 0,
+                .block_size = 8 << (i + i / 4) % 4,
+                .window = i / 2 % 4 == 1 ? 24 : i / 2 % 4 == 3 ? 70 : 0,
                 .softcap = i % 5 == 2 ? 20 : 0,
-                .type = (enum quant_type)(i % 3),
+                .type = types[i % 4],
                 .n_seqs = 1 + i % SEQS_MAX,
                 .kv_len = {37 + i * 7, 1, 130, 65},
                 .q_len = {i % 2 ? 37 : 1, 1, 70, 2},

@@ -628,7 +628,7 @@ TEST(options_that_can_not_be_met_say_why)
     o.max_model_len = 4097;
     EXPECT_INT(try_open(o, &err), ERR_USAGE);
     o = standard();
-    o.kv_cache_type = "q8_0";
+    o.kv_cache_type = "q4_0";
     EXPECT_INT(try_open(o, &err), ERR_USAGE);
     o = standard();
     o.block_size = 12;
