@@ -13,7 +13,10 @@
  * a group's values.
  * In each of them a row's operations are those it would do alone: lanes and rows never mix, a
  * position a row does not see is skipped, not multiplied by zero, and a tile of which it sees
- * nothing is skipped whole. So results depend neither on the item nor on the block size. */
+ * nothing is skipped whole. So results depend neither on the item nor on the block size.
+ *
+ * Blocks lie anywhere, which no hardware prefetcher follows: the first rows to go through a tile
+ * fetch the next one (at 4,000 positions of context a decode takes 0.6 of the time without). */
 #include "kernels/cpu/cpu.h"
 #include "kernels/cpu/vec_math.h"
 
@@ -25,6 +28,7 @@ enum {
     ROWS = 4,
     CHUNKS = VEC_REGISTERS / 8, /* vectors of positions, or of elements, next to ROWS rows */
     LANES_MIN = 8,
+    LINE = 64, /* bytes of a cache line */
 };
 
 /* One row's state. Everything of it lives for one item. */
@@ -37,10 +41,11 @@ struct row {
 
 /* One tile: where its positions' keys and values lie. */
 struct tile {
-    int start, lanes;                    /* first position; positions per chunk */
-    const char *k[TILE / LANES_MIN];     /* chunk: its position 0, element 0 */
-    const char *v[TILE / LANES_MIN];     /* chunk: its position 0 */
+    int start, lanes;                /* first position; positions per chunk */
+    const char *k[TILE / LANES_MIN]; /* chunk: its position 0, element 0 */
+    const char *v[TILE / LANES_MIN]; /* chunk: its position 0 */
     const uint16_t *k_scales[TILE / LANES_MIN], *v_scales[TILE / LANES_MIN]; /* its group 0 */
+    const struct tile *next; /* fetched ahead; the last: itself */
 };
 
 VEC_INLINE vec load_kv(enum quant_type type, const char *at, int n)
@@ -64,7 +69,7 @@ VEC_INLINE size_t value_bytes(enum quant_type type)
 /* sum[row][chunk] of q[j] * k[j] over elements begin .. end - 1 */
 VEC_INLINE void scores_sum(enum quant_type type, const struct cpu_kv *kv, const struct tile *t,
                            const struct row *rows, int n_rows, int chunk, int n_chunks, int lanes,
-                           int begin, int end, vec (*sum)[CHUNKS])
+                           bool ahead, int begin, int end, vec (*sum)[CHUNKS])
 {
     size_t stride = (size_t)kv->o.block_size * value_bytes(type);
 
@@ -73,8 +78,11 @@ VEC_INLINE void scores_sum(enum quant_type type, const struct cpu_kv *kv, const 
             sum[r][c] = vec_zero();
     for (int j = begin; j < end; j++) {
         vec k[CHUNKS];
-        for (int c = 0; c < n_chunks; c++)
+        for (int c = 0; c < n_chunks; c++) {
             k[c] = load_kv(type, t->k[chunk + c] + (size_t)j * stride, lanes);
+            if (ahead && !((size_t)j * stride % LINE))
+                __builtin_prefetch(t->next->k[chunk + c] + (size_t)j * stride);
+        }
         for (int r = 0; r < n_rows; r++) {
             vec q = vec_set(rows[r].q[j]);
             for (int c = 0; c < n_chunks; c++)
@@ -84,14 +92,14 @@ VEC_INLINE void scores_sum(enum quant_type type, const struct cpu_kv *kv, const 
 }
 
 VEC_INLINE void scores_block(enum quant_type type, const struct cpu_kv *kv, const struct tile *t,
-                             const struct row *rows, int n_rows, int chunk, int n_chunks,
-                             int lanes, float (*s)[TILE])
+                             const struct row *rows, int n_rows, int chunk, int n_chunks, int lanes,
+                             bool ahead, float (*s)[TILE])
 {
     vec sum[ROWS][CHUNKS];
     int head_dim = kv->o.head_dim, group = type == QUANT_Q8_0 ? CPU_KV_GROUP : head_dim;
 
     for (int at = 0; at < head_dim; at += group) {
-        scores_sum(type, kv, t, rows, n_rows, chunk, n_chunks, lanes, at, at + group, sum);
+        scores_sum(type, kv, t, rows, n_rows, chunk, n_chunks, lanes, ahead, at, at + group, sum);
         for (int c = 0; c < n_chunks; c++) {
             vec scale = vec_zero();
             if (type == QUANT_Q8_0)
@@ -108,19 +116,20 @@ VEC_INLINE void scores_block(enum quant_type type, const struct cpu_kv *kv, cons
 }
 
 VEC_INLINE void scores_rows(enum quant_type type, const struct cpu_kv *kv, const struct tile *t,
-                            const struct row *rows, int n_rows, int chunks, float (*s)[TILE])
+                            const struct row *rows, int n_rows, int chunks, bool ahead,
+                            float (*s)[TILE])
 {
     int c = 0;
 
     if (t->lanes < VEC) { /* blocks smaller than a vector */
         for (; c < chunks; c++)
-            scores_block(type, kv, t, rows, n_rows, c, 1, LANES_MIN, s);
+            scores_block(type, kv, t, rows, n_rows, c, 1, LANES_MIN, false, s);
         return;
     }
     for (; c + CHUNKS <= chunks; c += CHUNKS)
-        scores_block(type, kv, t, rows, n_rows, c, CHUNKS, VEC, s);
+        scores_block(type, kv, t, rows, n_rows, c, CHUNKS, VEC, ahead, s);
     for (; c < chunks; c++)
-        scores_block(type, kv, t, rows, n_rows, c, 1, VEC, s);
+        scores_block(type, kv, t, rows, n_rows, c, 1, VEC, ahead, s);
 }
 
 /* ---- softmax ---- */
@@ -161,7 +170,7 @@ static float softmax_tile(const struct attention_args *a, struct row *row, float
  * `lanes` elements. */
 VEC_INLINE void values_block(enum quant_type type, const struct tile *t, struct row *rows,
                              int n_rows, int d0, int n_vecs, int lanes, size_t row_bytes,
-                             float (*p)[TILE], int from, int to)
+                             bool ahead, float (*p)[TILE], int from, int to)
 {
     vec sum[ROWS][CHUNKS];
 
@@ -170,12 +179,16 @@ VEC_INLINE void values_block(enum quant_type type, const struct tile *t, struct 
             sum[r][i] = vec_load_n(rows[r].out + d0 + i * VEC, lanes);
     for (int pos = from; pos < to;) {
         int chunk = pos / t->lanes, end = (chunk + 1) * t->lanes;
-        const char *at = t->v[chunk] + (size_t)(pos - chunk * t->lanes) * row_bytes +
-                         (size_t)d0 * value_bytes(type);
-        for (end = end < to ? end : to; pos < end; pos++, at += row_bytes) {
+        size_t first =
+            (size_t)(pos - chunk * t->lanes) * row_bytes + (size_t)d0 * value_bytes(type);
+        const char *at = t->v[chunk] + first, *next = t->next->v[chunk] + first;
+        for (end = end < to ? end : to; pos < end; pos++, at += row_bytes, next += row_bytes) {
             vec v[CHUNKS];
-            for (int i = 0; i < n_vecs; i++)
+            for (int i = 0; i < n_vecs; i++) {
                 v[i] = load_kv(type, at + (size_t)i * VEC * value_bytes(type), lanes);
+                if (ahead && !((size_t)i * VEC * value_bytes(type) % LINE))
+                    __builtin_prefetch(next + (size_t)i * VEC * value_bytes(type));
+            }
             for (int r = 0; r < n_rows; r++)
                 for (int i = 0; i < n_vecs; i++)
                     sum[r][i] = vec_fma(vec_set(p[r][pos]), v[i], sum[r][i]);
@@ -188,7 +201,7 @@ VEC_INLINE void values_block(enum quant_type type, const struct tile *t, struct 
 
 /* Q8_0: group by group, p times the scales of the group in p's place. */
 VEC_INLINE void values_groups(const struct cpu_kv *kv, const struct tile *t, struct row *rows,
-                              int n_rows, float (*p)[TILE], int from, int to)
+                              int n_rows, bool ahead, float (*p)[TILE], int from, int to)
 {
     enum { WIDTH = CPU_KV_GROUP / VEC < CHUNKS ? CPU_KV_GROUP / VEC : CHUNKS };
     float scaled[ROWS][TILE] __attribute__((aligned(64)));
@@ -203,13 +216,14 @@ VEC_INLINE void values_groups(const struct cpu_kv *kv, const struct tile *t, str
                             t->lanes);
         }
         for (int i = d; i < d + CPU_KV_GROUP; i += WIDTH * VEC)
-            values_block(QUANT_Q8_0, t, rows, n_rows, i, WIDTH, VEC, (size_t)head_dim, scaled,
-                         from, to);
+            values_block(QUANT_Q8_0, t, rows, n_rows, i, WIDTH, VEC, (size_t)head_dim, ahead,
+                         scaled, from, to);
     }
 }
 
 VEC_INLINE void values_rows(enum quant_type type, const struct cpu_kv *kv, const struct tile *t,
-                            struct row *rows, int n_rows, float (*p)[TILE], int from, int to)
+                            struct row *rows, int n_rows, bool ahead, float (*p)[TILE], int from,
+                            int to)
 {
     int d = 0, head_dim = kv->o.head_dim;
     size_t row_bytes = (size_t)head_dim * value_bytes(type);
@@ -217,15 +231,15 @@ VEC_INLINE void values_rows(enum quant_type type, const struct cpu_kv *kv, const
     if (from >= to)
         return;
     if (type == QUANT_Q8_0) {
-        values_groups(kv, t, rows, n_rows, p, from, to);
+        values_groups(kv, t, rows, n_rows, ahead, p, from, to);
         return;
     }
     for (; d + CHUNKS * VEC <= head_dim; d += CHUNKS * VEC)
-        values_block(type, t, rows, n_rows, d, CHUNKS, VEC, row_bytes, p, from, to);
+        values_block(type, t, rows, n_rows, d, CHUNKS, VEC, row_bytes, ahead, p, from, to);
     for (; d + VEC <= head_dim; d += VEC)
-        values_block(type, t, rows, n_rows, d, 1, VEC, row_bytes, p, from, to);
+        values_block(type, t, rows, n_rows, d, 1, VEC, row_bytes, ahead, p, from, to);
     if (d < head_dim)
-        values_block(type, t, rows, n_rows, d, 1, head_dim - d, row_bytes, p, from, to);
+        values_block(type, t, rows, n_rows, d, 1, head_dim - d, row_bytes, ahead, p, from, to);
 }
 
 static void scale_row(float *out, int n, float factor)
@@ -247,9 +261,11 @@ static void tile_locate(const struct cpu_attention_item *item, struct tile *t, i
     size_t block_size = (size_t)kv->o.block_size, head_dim = (size_t)kv->o.head_dim;
     size_t bytes = (size_t)kv->value_bytes;
 
+    t->next = t;
     t->start = start;
     t->lanes = kv->o.block_size < VEC ? kv->o.block_size : VEC;
-    for (int chunk = start, c = 0; chunk < end; chunk += t->lanes, c++) {
+    for (int c = 0; c < TILE / t->lanes; c++) {
+        int chunk = start + c * t->lanes < end ? start + c * t->lanes : start;
         int pos = chunk + t->lanes <= lowest ? lowest / t->lanes * t->lanes : chunk;
         size_t block = (size_t)item->seq->blocks[pos >> kv->block_shift];
         size_t offset = (size_t)pos & (block_size - 1);
@@ -265,7 +281,7 @@ static void tile_locate(const struct cpu_attention_item *item, struct tile *t, i
 
 /* One tile for up to ROWS rows that all see some of it. */
 VEC_INLINE void tile_rows(enum quant_type type, const struct cpu_attention_item *item,
-                          const struct tile *t, struct row *rows, int n_rows)
+                          const struct tile *t, struct row *rows, int n_rows, bool ahead)
 {
     float s[ROWS][TILE] __attribute__((aligned(64)));
     int from[ROWS], to[ROWS], common_from = 0, common_to = TILE, most_to = 0;
@@ -278,7 +294,7 @@ VEC_INLINE void tile_rows(enum quant_type type, const struct cpu_attention_item 
         common_to = to[r] < common_to ? to[r] : common_to;
         most_to = to[r] > most_to ? to[r] : most_to;
     }
-    scores_rows(type, kv, t, rows, n_rows, (most_to + t->lanes - 1) / t->lanes, s);
+    scores_rows(type, kv, t, rows, n_rows, (most_to + t->lanes - 1) / t->lanes, ahead, s);
     for (int r = 0; r < n_rows; r++) {
         float keep = softmax_tile(item->args, &rows[r], s[r], from[r], to[r]);
         if (keep != 1)
@@ -286,29 +302,37 @@ VEC_INLINE void tile_rows(enum quant_type type, const struct cpu_attention_item 
     }
     if (common_from >= common_to) {
         for (int r = 0; r < n_rows; r++)
-            values_rows(type, kv, t, &rows[r], 1, &s[r], from[r], to[r]);
+            values_rows(type, kv, t, &rows[r], 1, ahead, &s[r], from[r], to[r]);
         return;
     }
     for (int r = 0; r < n_rows; r++)
-        values_rows(type, kv, t, &rows[r], 1, &s[r], from[r], common_from);
-    values_rows(type, kv, t, rows, n_rows, s, common_from, common_to);
+        values_rows(type, kv, t, &rows[r], 1, ahead, &s[r], from[r], common_from);
+    values_rows(type, kv, t, rows, n_rows, ahead, s, common_from, common_to);
     for (int r = 0; r < n_rows; r++)
-        values_rows(type, kv, t, &rows[r], 1, &s[r], common_to, to[r]);
+        values_rows(type, kv, t, &rows[r], 1, ahead, &s[r], common_to, to[r]);
 }
 
 /* The tile for a run of rows, all of which see some of it. */
 VEC_INLINE void tile_run(enum quant_type type, const struct cpu_attention_item *item,
                          const struct tile *t, struct row *rows, int n_rows)
 {
+    bool ahead = n_rows < ROWS; /* the first of the calls fetches the next tile */
+
+    if (!ahead) {
+        tile_rows(type, item, t, rows, ROWS, true);
+        rows += ROWS;
+        n_rows -= ROWS;
+    }
     for (; n_rows >= ROWS; n_rows -= ROWS, rows += ROWS)
-        tile_rows(type, item, t, rows, ROWS);
+        tile_rows(type, item, t, rows, ROWS, false);
     if (n_rows >= 2) {
-        tile_rows(type, item, t, rows, 2);
+        tile_rows(type, item, t, rows, 2, ahead);
         rows += 2;
         n_rows -= 2;
+        ahead = false;
     }
     if (n_rows)
-        tile_rows(type, item, t, rows, 1);
+        tile_rows(type, item, t, rows, 1, ahead);
 }
 
 static void rows_begin(const struct cpu_attention_item *item, struct row *rows)
@@ -320,7 +344,8 @@ static void rows_begin(const struct cpu_attention_item *item, struct row *rows)
     for (int i = item->row0; i < item->row1; i++) {
         struct row *row = &rows[i - item->row0];
         size_t at = ((size_t)(seq->q_start + i / group) * (size_t)a->n_heads +
-                     (size_t)(item->kv_head * group + i % group)) * (size_t)head_dim;
+                     (size_t)(item->kv_head * group + i % group)) *
+                    (size_t)head_dim;
         int last = seq->kv_len - seq->q_len + i / group;
         int first = a->window > 0 && last >= a->window ? last - a->window + 1 : 0;
         *row = (struct row){a->q + at, a->out + at, first, last, -INFINITY, 0};
@@ -335,18 +360,24 @@ VEC_INLINE void attention_item(enum quant_type type, const struct cpu_attention_
 {
     struct row rows[CPU_ATTENTION_ROWS];
     int n = item->row1 - item->row0, begin = 0, seen = 0;
-    struct tile t;
+    struct tile tiles[2], *t = &tiles[0];
 
     rows_begin(item, rows);
-    int end = rows[n - 1].last + 1;
-    for (int start = rows[0].first / TILE * TILE; start < end; start += TILE) {
+    int start = rows[0].first / TILE * TILE, end = rows[n - 1].last + 1;
+    tile_locate(item, t, start, end, rows[0].first);
+    for (; start < end; start += TILE) {
         int tile_end = start + TILE < end ? start + TILE : end;
+        if (tile_end < end) {
+            struct tile *next = &tiles[t == &tiles[0]];
+            tile_locate(item, next, tile_end, end, rows[0].first);
+            t->next = next;
+        }
         while (begin < n && rows[begin].last < start)
             begin++;
         for (seen = begin; seen < n && rows[seen].first < tile_end;)
             seen++;
-        tile_locate(item, &t, start, tile_end, rows[begin].first);
-        tile_run(type, item, &t, rows + begin, seen - begin);
+        tile_run(type, item, t, rows + begin, seen - begin);
+        t = &tiles[t == &tiles[0]];
     }
     for (int i = 0; i < n; i++)
         scale_row(rows[i].out, item->kv->o.head_dim, 1 / rows[i].total);
