@@ -145,7 +145,6 @@ HUGGING_FACE = [
     ("config/demo/tokenizer.json", True, ["[INST]", "</s>"]),
     ("weights/stories260K/hf-f32/tokenizer.json", True, []),
     ("tokenizers/hf/phi-2-gpt2-bpe/tokenizer.json", False, ["<|endoftext|>", "   ", "\t\t\t"]),
-    ("tokenizers/hf/codestral-22b-v0.1/tokenizer.json", True, ["[INST]", "[PREFIX]"]),
     ("tokenizers/hf-derived/mistral-nemo/tokenizer.json.gz", False, ["[INST]", "<s>"]),
     ("tokenizers/hf-derived/llama-3/tokenizer.json.gz", False, ["<|eot_id|>", "<|begin_of_text|>"]),
     ("tokenizers/hf-derived/qwen2.5/tokenizer.json.gz", False, ["<|im_start|>", "<tool_call>"]),
@@ -164,6 +163,30 @@ def test_hugging_face(relative, spm, specials, tmp_path):
         texts = [t for t in texts if not t.startswith((" ", "\u2581"))]
     if reference.normalizer is not None:
         texts = [t for t in texts if not newer_characters().intersection(t)]
+    compare(path, texts, True, lambda t: reference.encode(t, add_special_tokens=False).ids)
+
+
+@pytest.mark.parametrize("relative", ["llama-2-spm/tokenizer.model", "mistral-spm/tokenizer.model.v1",
+                                      "mistral-spm/mistral_instruct_tokenizer_240323.model.v3"])
+def test_hugging_face_bpe_of_sentencepiece(relative, tmp_path):
+    sentencepiece = pytest.importorskip("sentencepiece")
+    restate = pytest.importorskip("restate")
+    path = tmp_path / "tokenizer.json"
+    model = sentencepiece.SentencePieceProcessor(model_file=str(data(f"tokenizers/{relative}")))
+    reference = restate.bpe_from_model(model)
+    reference.save(str(path))
+    compare(path, corpus_texts() + random_texts(["[INST]", "<s>", "[REF]"]), True,
+            lambda t: reference.encode(t, add_special_tokens=False).ids)
+
+
+def test_hugging_face_unigram_of_sentencepiece(tmp_path):
+    sentencepiece = pytest.importorskip("sentencepiece")
+    restate = pytest.importorskip("restate")
+    path = tmp_path / "tokenizer.json"
+    model = data("tokenizers/sentencepiece-unigram/test_model.model")
+    reference = restate.unigram_from_model(sentencepiece.SentencePieceProcessor(model_file=str(model)))
+    reference.save(str(path))
+    texts = [t for t in corpus_texts() + random_texts(["<s>"]) if not t.startswith((" ", "\u2581"))]
     compare(path, texts, True, lambda t: reference.encode(t, add_special_tokens=False).ids)
 
 
@@ -223,6 +246,15 @@ def test_restated(relative, model):
         path, file = data(relative), data(model)
     reference = sentencepiece.SentencePieceProcessor(model_file=str(file))
     compare(path, corpus_texts() + random_texts(["[INST]", "<s>"]), False, reference.encode)
+
+
+@pytest.mark.parametrize("name", ["gpt-2.gguf", "deepseek-coder.gguf", "starcoder.gguf.gz", "refact.gguf.gz"])
+def test_gguf_gpt2(name, tmp_path):
+    path = unpacked(f"tokenizers/gguf-vocab/ggml-vocab-{name}", tmp_path, "vocab.gguf")
+    restate = pytest.importorskip("restate")
+    reference = restate.from_gguf(path)
+    compare(path, corpus_texts() + random_texts(["<|endoftext|>", "<fim_prefix>", "12345"]), False,
+            lambda t: reference.encode(t, add_special_tokens=False).ids)
 
 
 def test_tekken(tmp_path):
