@@ -29,7 +29,8 @@ LIB_ENGINE := $(shell $(PKG_CONFIG) --libs jansson libpcre2-8 libutf8proc 2>/dev
 LIB_SERVER := $(shell $(PKG_CONFIG) --libs libmicrohttpd libuv 2>/dev/null)
 
 OPTIMISE := $(if $(filter 1,$(DEBUG)),-O0,-O2)
-KERNEL_OPTIMISE := $(if $(filter 1,$(DEBUG)),-O0,-O3)
+# -O1 under sanitizers: at -O3 the checks of an unrolled kernel take a compiler many minutes
+KERNEL_OPTIMISE := $(if $(filter 1,$(DEBUG)),-O0,$(if $(SAN),-O1,-O3))
 SANITIZE := $(if $(SAN),-fsanitize=$(SAN) -fno-omit-frame-pointer -fno-sanitize-recover=all)
 HARDEN := $(if $(SAN)$(filter 1,$(DEBUG)),,-D_FORTIFY_SOURCE=2) -fstack-protector-strong \
           -fstack-clash-protection -fcf-protection
