@@ -14,6 +14,7 @@ struct arch {
     const char *hf_class;      /* config.json architectures[0]: "MistralForCausalLM" */
     const char *hf_model_type; /* config.json model_type, used when architectures is absent */
     const char *gguf_name;     /* general.architecture, or NULL */
+    const char *gguf_as;       /* where gguf_name is NULL: the one its GGUF files are written as */
     bool qkv_bias;             /* biases on q, k, v are required */
     bool qk_norm;              /* RMSNorm over head_dim on q and k before RoPE */
     bool post_norms;           /* norms on the outputs of attention and FFN too (Gemma) */

@@ -415,6 +415,14 @@ const struct gguf_value *gguf_find(const struct gguf *g, const char *key)
     return pair ? &pair->value : NULL;
 }
 
+const struct gguf_value *gguf_at(const struct gguf *g, size_t i, const char **key)
+{
+    if (i >= g->n_pairs)
+        return NULL;
+    *key = g->pairs[i].key;
+    return &g->pairs[i].value;
+}
+
 static int wrong_type(const struct gguf *g, const char *key, const char *wanted, struct err *err)
 {
     return err_set(err, ERR_FORMAT, "%s: key '%s' is not %s", g->file, key, wanted);

@@ -402,6 +402,21 @@ const struct source_file *source_part(const struct source *s, int no)
     return source_find(s, name);
 }
 
+void source_release(const struct source *s, const void *data, size_t n)
+{
+    const uint8_t *at = data;
+    uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
+    for (size_t i = 0; s->mapped && i < s->n_files; i++) {
+        const struct source_file *f = &s->files[i];
+        if (at < f->data || n > f->size || (size_t)(at - f->data) > f->size - n)
+            continue;
+        uintptr_t start = ((uintptr_t)at + page - 1) & ~(page - 1), end = (uintptr_t)(at + n);
+        end &= ~(page - 1); /* whole pages of these bytes alone */
+        if (start < end)
+            madvise((void *)start, end - start, MADV_DONTNEED);
+    }
+}
+
 bool source_is_mistral(const struct source *s)
 {
     if (s->gguf || !source_find(s, "params.json"))

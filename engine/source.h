@@ -42,6 +42,9 @@ int source_n_parts(const struct source *s);
 const struct source_file *source_part(const struct source *s, int no);
 /* K and N of "m-0000K-of-0000N.gguf"; false: another name. */
 bool source_split(const char *name, int *no, int *n_parts);
+/* The bytes will not be read again soon: what of them a mapping keeps resident may be dropped. They
+ * stay readable. */
+void source_release(const struct source *s, const void *data, size_t n);
 /* Mistral's own layout: params.json, and either no config.json or consolidated weights alone. */
 bool source_is_mistral(const struct source *s);
 

@@ -52,6 +52,8 @@ struct gguf; /* opaque */
 int gguf_open(const struct source_file *file, struct gguf **out, struct err *err);
 void gguf_close(struct gguf *g); /* NULL allowed */
 const struct gguf_value *gguf_find(const struct gguf *g, const char *key); /* or NULL */
+/* Pair i, in the order of keys; NULL beyond the last. */
+const struct gguf_value *gguf_at(const struct gguf *g, size_t i, const char **key);
 /* Typed reads, any integer width converted; *found = 0 and default kept when the key is absent;
  * ERR_FORMAT naming the key when it is there with a wrong type or out of [min, max]. */
 int gguf_int(const struct gguf *g, const char *key, int64_t min, int64_t max, int64_t *value,

@@ -23,7 +23,8 @@ LONG_FUNCTIONS: dict[str, int] = {}
 # folder -> first words of quoted includes that it may use
 MAY_INCLUDE = {
     "server": ("server/", "engine/", "config/"),
-    "engine": ("engine/", "kernels/kernels.h", "kernels/quant.h"),
+    "engine": ("engine/", "kernels/kernels.h", "kernels/quant.h",
+               "kernels/quantize.h"),
     "kernels": ("kernels/",),
     "config": ("config/",),
 }

@@ -1,14 +1,66 @@
-/* cmd: options and JSON lines of the subcommands for scripts. One thread; no state beyond a call.
- */
+/* cmd: options, progress and JSON lines of the subcommands. One thread; the only state beyond a
+ * call is whether a signal asked the command to stop. */
 #include "server/cmd.h"
 
 #include <errno.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
+
+static volatile sig_atomic_t interrupted;
+
+static void on_interrupt(int number)
+{
+    (void)number;
+    interrupted = 1;
+}
+
+void cmd_catch_interrupt(void)
+{
+    const struct sigaction action = {.sa_handler = on_interrupt, .sa_flags = (int)SA_RESETHAND};
+    sigaction(SIGINT, &action, NULL);
+    sigaction(SIGTERM, &action, NULL);
+    sigaction(SIGHUP, &action, NULL);
+}
+
+bool cmd_interrupted(void)
+{
+    return interrupted != 0;
+}
+
+void cmd_progress(const char *what, double fraction)
+{
+    enum { WIDTH = 30 };
+    static const char full[] = "##############################";
+    int n = fraction <= 0 ? 0 : fraction >= 1 ? WIDTH : (int)(fraction * WIDTH);
+    if (!isatty(STDERR_FILENO))
+        return;
+    if (what)
+        fprintf(stderr, "\r\033[K[%-*.*s] %3.0f%% %s", WIDTH, n, full, fraction * 100, what);
+    else
+        fprintf(stderr, "\r\033[K");
+    fflush(stderr);
+}
+
+/* The next operand without a value; NULL: there is none. */
+static const struct cmd_option *next_operand(const struct cmd_option *options, int n)
+{
+    for (int k = 0; k < n; k++)
+        if (options[k].name[0] != '-' && !*options[k].value)
+            return &options[k];
+    return NULL;
+}
 
 int cmd_options(int argc, char **argv, const struct cmd_option *options, int n, struct err *err)
 {
     for (int i = 1; i < argc; i++) {
+        const struct cmd_option *operand =
+            argv[i][0] != '-' || !argv[i][1] ? next_operand(options, n) : NULL;
+        if (operand) {
+            *operand->value = argv[i];
+            continue;
+        }
         size_t name_bytes = strcspn(argv[i], "=");
         const struct cmd_option *o = NULL;
         for (int k = 0; k < n && !o; k++)

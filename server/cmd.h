@@ -38,15 +38,32 @@ int cmd_bench(int argc, char **argv, FILE *in, FILE *out, struct err *err);
  * is for --memory bytes, else for what is free. ERR_USAGE, and what model_open may fail with. */
 int cmd_inspect(int argc, char **argv, FILE *in, FILE *out, struct err *err);
 
+/* `sirocco quantize SRC DST --type T [--imatrix FILE] [--threads N]`: any checkpoint that can be
+ * read as a GGUF file (model_export.h); one line about it on out. ERR_USAGE, and what
+ * model_export_run and imatrix_open may fail with. */
+int cmd_quantize(int argc, char **argv, FILE *in, FILE *out, struct err *err);
+
+/* What `sirocco NAME --help` prints. */
+extern const char cmd_bench_usage[], cmd_inspect_usage[], cmd_quantize_usage[],
+    cmd_render_usage[], cmd_tokenize_usage[];
+
 /* ---- what they share (cmd.c) */
 
 struct cmd_option {
-    const char *name;   /* "--template" */
-    const char **value; /* takes a value; NULL: a flag */
+    const char *name;   /* "--template"; without a dash: an operand, "SRC" */
+    const char **value; /* takes a value, NULL until it is given; NULL: a flag */
     bool *flag;
 };
-/* Reads argv[1..argc): "--name value" or "--name=value". ERR_USAGE. */
+/* Reads argv[1..argc): "--name value" or "--name=value", and operands in their order. ERR_USAGE;
+ * operands may be missing. */
 int cmd_options(int argc, char **argv, const struct cmd_option *options, int n, struct err *err);
+
+/* From now on SIGINT, SIGTERM and SIGHUP make cmd_interrupted true, the second of a kind kills. */
+void cmd_catch_interrupt(void);
+bool cmd_interrupted(void);
+
+/* A bar on stderr, where that is a terminal; what NULL: wipe it. */
+void cmd_progress(const char *what, double fraction);
 
 /* Calls answer for each line of in that holds a JSON object; it appends one JSON object to out.
  * Empty lines are passed over. ERR_IO, ERR_NOMEM, or what answer returned. */

@@ -22,6 +22,25 @@ enum {
     FIRST_PROMPT = 8, /* tokens before a generation test */
 };
 
+const char cmd_bench_usage[] =
+    "usage: sirocco bench [options]\n\n"
+    "Measures tokens per second without the server around the engine: random prompts, greedy\n"
+    "decoding, no prefix cache. Each test runs once unmeasured, then -r times.\n\n"
+    "  --model PATH            model folder or .gguf file (the embedded demo model)\n"
+    "  -p N,..                 processing prompts of N tokens\n"
+    "  -n N,..                 generating N tokens\n"
+    "  -d N                    ... behind a prompt of N tokens\n"
+    "  -s N,..                 N sequences at once: generated tokens over all of them\n"
+    "  --seq-prompt N          ... each with a prompt of N tokens (128)\n"
+    "  --seq-generate N        ... and N generated tokens (64)\n"
+    "  -r N                    runs per test (3)\n"
+    "  --threads N             0: one per core (0)\n"
+    "  --cpu-isa NAME          auto, base, avx2, avx512, avx512-bf16 (auto)\n"
+    "  --kv-cache-type TYPE    f32, f16, bf16 (f16)\n"
+    "  --max-batch-tokens N    tokens per step at most (512)\n"
+    "  --json, --csv           instead of a table\n\n"
+    "Without -p, -n and -s: -p 512 -n 128.\n";
+
 struct bench_test {
     char name[64];
     int n_seqs, prompt, generate;

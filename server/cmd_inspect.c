@@ -9,6 +9,18 @@
 
 enum { NAMED_SPECIAL = 12, BLOCK_SIZE = 16, BATCH_TOKENS = 512, SEQS = 64 };
 
+const char cmd_inspect_usage[] =
+    "usage: sirocco inspect [MODEL] [options]\n\n"
+    "Shows what a model is and what it would take, without loading it: architecture, shapes,\n"
+    "tensors, memory plan, tokenizer, template and the ops of a step. Without MODEL: the embedded\n"
+    "demo model.\n\n"
+    "  --model PATH            the same as MODEL\n"
+    "  --memory SIZE           plan for so much memory, as in 24g (what is free)\n"
+    "  --max-model-len N       plan for sequences of N tokens (what the model was made for)\n"
+    "  --kv-cache-type TYPE    f32, f16, bf16 (f16)\n"
+    "  --max-batch-tokens N    plan for steps of N tokens (512)\n"
+    "  --json                  one JSON object instead of a table\n";
+
 /* ---- the table */
 
 static const char *text_of(const json_t *object, const char *key)

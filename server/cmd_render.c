@@ -6,6 +6,14 @@
 #include "engine/template/chat.h"
 #include "server/cmd.h"
 
+const char cmd_render_usage[] =
+    "usage: sirocco render --template PATH [--name NAME] [--now YYYY-MM-DDTHH:MM:SS] --jsonl\n\n"
+    "Renders a chat template: each line {\"context\": {...}} of standard input becomes a line\n"
+    "{\"text\": ...} or {\"error\": KIND, \"message\": ...}.\n\n"
+    "  --template PATH         a template, a JSON file with chat_template, a GGUF, a model folder\n"
+    "  --name NAME             which of its named templates\n"
+    "  --now TIME              what strftime_now formats (the time it is)\n";
+
 struct render_run {
     struct chat *chat;
     time_t now;

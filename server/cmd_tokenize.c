@@ -6,6 +6,14 @@
 #include "engine/template/mistral.h"
 #include "server/cmd.h"
 
+const char cmd_tokenize_usage[] =
+    "usage: sirocco tokenize --tokenizer PATH [--mistral-version vN] --jsonl\n\n"
+    "Tokens of texts and chats: each line {\"text\": ...} or {\"request\": {...}, \"mode\": ...}\n"
+    "of standard input becomes a line {\"token_ids\": [...], \"text\": ...} or {\"error\": KIND,\n"
+    "\"message\": ...}. Modes: serving, test, finetuning, fim.\n\n"
+    "  --tokenizer PATH        a tokenizer file, a GGUF, or a folder that holds one\n"
+    "  --mistral-version vN    the version of Mistral's encoding (what the tokenizer shows)\n";
+
 struct tokenize_run {
     struct tokenizer *tok;
     int version;

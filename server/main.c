@@ -4,6 +4,7 @@
  * failed, or a second signal cut the drain short; 2 the command line or configuration is wrong. */
 #include <jansson.h>
 #include <signal.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -154,20 +155,33 @@ static int main_inspect(int argc, char **argv)
     return main_lines(cmd_inspect, argc, argv);
 }
 
+static int main_quantize(int argc, char **argv)
+{
+    main_catch_sigbus("to be quantized");
+    return main_lines(cmd_quantize, argc, argv);
+}
+
 static int main_help(int argc, char **argv);
 
 static const struct command {
     const char *name;
     int (*run)(int argc, char **argv); /* argv[0] is the subcommand */
     const char *help;
+    const char *usage; /* of --help; NULL: the subcommand's own, or what `help` prints */
 } commands[] = {
-    {"serve", main_serve, "serve a model over HTTP (what is done without a subcommand)"},
-    {"bench", main_bench, "measure prompt processing, generation and many sequences at once"},
-    {"inspect", main_inspect, "show a model's shapes, memory plan, tokenizer and ops"},
-    {"render", main_render, "render a chat template over JSON lines, for scripts and tests"},
-    {"tokenize", main_tokenize, "tokens of texts and chats over JSON lines, for scripts and tests"},
-    {"version", main_version, "print the version"},
-    {"help", main_help, "print this; `sirocco serve --help` lists the options"},
+    {"serve", main_serve, "serve a model over HTTP (what is done without a subcommand)", NULL},
+    {"bench", main_bench, "measure prompt processing, generation and many sequences at once",
+     cmd_bench_usage},
+    {"quantize", main_quantize, "quantize a model, or convert it, to a GGUF file",
+     cmd_quantize_usage},
+    {"inspect", main_inspect, "show a model's shapes, memory plan, tokenizer and ops",
+     cmd_inspect_usage},
+    {"render", main_render, "render a chat template over JSON lines, for scripts and tests",
+     cmd_render_usage},
+    {"tokenize", main_tokenize, "tokens of texts and chats over JSON lines, for scripts and tests",
+     cmd_tokenize_usage},
+    {"version", main_version, "print the version", NULL},
+    {"help", main_help, "print this; `sirocco serve --help` lists the options", NULL},
 };
 enum { N_COMMANDS = sizeof commands / sizeof commands[0] };
 
@@ -178,6 +192,25 @@ static int main_help(int argc, char **argv)
     printf("usage: sirocco [subcommand] [options]\n\n");
     for (int i = 0; i < N_COMMANDS; i++)
         printf("  %-10s %s\n", commands[i].name, commands[i].help);
+    printf("\n`sirocco SUBCOMMAND --help` prints its options.\n");
+    return EXIT_OK;
+}
+
+static bool main_asks_help(int argc, char **argv)
+{
+    for (int i = 1; i < argc; i++)
+        if (strcmp(argv[i], "--help") == 0 || strcmp(argv[i], "-h") == 0)
+            return true;
+    return false;
+}
+
+static int main_run(const struct command *command, int argc, char **argv)
+{
+    if (!main_asks_help(argc, argv) || command->run == main_serve)
+        return command->run(argc, argv);
+    if (command->usage == NULL)
+        return main_help(argc, argv);
+    fputs(command->usage, stdout);
     return EXIT_OK;
 }
 
@@ -194,7 +227,7 @@ int main(int argc, char **argv)
     }
     for (int i = 0; i < N_COMMANDS; i++)
         if (strcmp(argv[1], commands[i].name) == 0)
-            return commands[i].run(argc - 1, argv + 1);
+            return main_run(&commands[i], argc - 1, argv + 1);
     fprintf(stderr, "sirocco: unknown subcommand '%s'; there are:", argv[1]);
     for (int i = 0; i < N_COMMANDS; i++)
         fprintf(stderr, " %s", commands[i].name);

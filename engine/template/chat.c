@@ -275,7 +275,8 @@ int chat_choose_native(struct chat *c, const struct tokenizer *tok, bool wanted,
     int version = tokenizer_mistral_version(tok);
     int32_t inst = tokenizer_find(tok, "[INST]", 6);
     const char *kind = tokenizer_kind(tok);
-    bool ships = !strncmp(kind, "tekken.json", 11) || !strncmp(kind, "tokenizer.model", 15);
+    bool ships = !strncmp(kind, "tekken.json", 11) || !strncmp(kind, "tokenizer.model", 15) ||
+                 !strncmp(kind, "GGUF", 4); /* one without a template was made from such files */
     bool ends = tokenizer_bos(tok) >= 0 && tokenizer_eos(tok) >= 0 && mistral_is_version(version);
     if (wanted && !ends)
         return err_set(err, ERR_USAGE, "mistral_native: %s is no tokenizer of Mistral's", kind);

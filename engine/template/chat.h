@@ -23,8 +23,8 @@ int chat_open_path(const char *path, const char *name, struct chat **out, struct
 void chat_close(struct chat *c); /* NULL allowed */
 bool chat_has_template(const struct chat *c);
 /* Let Mistral's own encoding (mistral.h) serve this chat: when it is wanted, or when there is no
- * template and the tokenizer is one that Mistral ships (tekken.json, tokenizer.model) with [INST]
- * among its control tokens. ERR_USAGE when it is wanted and can not be. */
+ * template and the tokenizer is one that Mistral ships (tekken.json, tokenizer.model, or a GGUF's
+ * vocabulary) with [INST] among its control tokens. ERR_USAGE when it is wanted and can not be. */
 int chat_choose_native(struct chat *c, const struct tokenizer *tok, bool wanted, struct err *err);
 int chat_native(const struct chat *c); /* the version it encodes by; 0: the template serves */
 /* The template that serves requests with or without tools; NULL: the model has none. */

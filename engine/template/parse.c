@@ -597,6 +597,12 @@ bool template_holds(const struct template *t, const char *text)
     return memmem(t->source, t->n, text, strlen(text)) != NULL;
 }
 
+const char *template_source(const struct template *t, size_t *n)
+{
+    *n = t->n;
+    return t->source;
+}
+
 void template_free(struct template *t)
 {
     if (!t)

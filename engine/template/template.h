@@ -40,6 +40,8 @@ void template_free(struct template *t); /* NULL allowed */
 /* Does an expression or statement of the template use this name? Does its source hold this text? */
 bool template_names(const struct template *t, const char *name);
 bool template_holds(const struct template *t, const char *text);
+/* The source, newlines normalised, *n bytes. */
+const char *template_source(const struct template *t, size_t *n);
 
 /* context: a JSON object of the template's variables; trusted_names (NULL-terminated, or NULL)
  * lists its top-level strings that count as template text. now: what strftime_now formats (local

@@ -265,6 +265,29 @@ fail:
     return ERR_NOMEM;
 }
 
+static int by_rank(const void *a, const void *b)
+{
+    const struct bpe_merge *x = a, *y = b;
+    if (x->rank != y->rank)
+        return x->rank < y->rank ? -1 : 1;
+    if (x->id != y->id)
+        return x->id < y->id ? -1 : 1;
+    return x->left < y->left ? -1 : x->left > y->left; /* of one token the left sides differ */
+}
+
+void bpe_list(const struct bpe *b, struct bpe_merge *merges)
+{
+    size_t n = 0;
+    for (size_t i = 0; b->pairs && i <= b->pair_mask; i++) {
+        uint64_t key = b->pairs[i].key - 1;
+        if (b->pairs[i].key)
+            merges[n++] = (struct bpe_merge){(int32_t)(key >> 32), (int32_t)(uint32_t)key,
+                                             b->pairs[i].id, b->pairs[i].rank};
+    }
+    if (n)
+        qsort(merges, n, sizeof *merges, by_rank);
+}
+
 /* ---- encoding */
 
 struct symbol {

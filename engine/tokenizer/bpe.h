@@ -80,6 +80,14 @@ int bpe_encode(struct bpe_work *w, const char *text, size_t n);
 /* The same of one word in byte mode (bpe_bytes.c). */
 int bpe_encode_bytes(struct bpe_work *w, const char *text, size_t n);
 
+/* Every merge, in the order of ranks, then of ids; left and right at or above vocab->n are
+ * characters without a token. merges[b->n_pairs]. */
+struct bpe_merge {
+    int32_t left, right, id;
+    uint32_t rank;
+};
+void bpe_list(const struct bpe *b, struct bpe_merge *merges);
+
 /* Shared by bpe.c and bpe_bytes.c. */
 void bpe_add_symbol(struct bpe_work *w, int32_t id);
 void bpe_merge(struct bpe_work *w); /* merge the chunk gathered, and put it out */

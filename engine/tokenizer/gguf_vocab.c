@@ -142,6 +142,11 @@ static int read_ids(struct tokenizer *t, const struct gguf *g, bool add_bos, str
         if (code)
             return code;
     }
+    int64_t version = 0; /* of Mistral's encoding, in files that tokenizer_save_gguf wrote */
+    int code = gguf_int(g, "sirocco.mistral_version", 0, 99, &version, &found, err);
+    if (code)
+        return code;
+    t->mistral_version = (int)version;
     t->bos = (int32_t)id[0];
     t->eos = (int32_t)id[1];
     t->vocab.unk = (int32_t)id[2];

@@ -107,6 +107,12 @@ static int load(struct tokenizer *t, const struct source *source, const struct g
     return code ? code : tokenizer_load_config(t, source, err);
 }
 
+bool tokenizer_exists(const struct source *source, const struct gguf *gguf)
+{
+    return gguf || source_find(source, "tokenizer.json") || source_find(source, "tekken.json") ||
+           find_spm(source);
+}
+
 int tokenizer_open(const struct source *source, const struct gguf *gguf, int vocab_size,
                    const char *prefer, struct tokenizer **out, struct err *err)
 {

@@ -26,15 +26,19 @@ int pretok_add(struct pretok *p, const char *pattern, size_t n, bool literal, bo
         return err_set(err, ERR_FORMAT, "%s: more than %d stages", where, STAGES_MAX);
     int code = literal ? regex_open_literal(pattern, n, where, &regex, err)
                        : regex_open(pattern, n, lines, where, &regex, err);
-    if (!code)
-        p->stages[p->n++] = (struct stage){.pattern = regex, .behavior = behavior};
-    return code;
+    if (code)
+        return code;
+    p->stages[p->n++] = (struct stage){.pattern = regex, .behavior = behavior};
+    buf_add(&p->patterns, pattern, n);
+    buf_byte(&p->patterns, 0);
+    return p->patterns.failed ? err_set(err, ERR_NOMEM, "%s: out of memory", where) : 0;
 }
 
 void pretok_free(struct pretok *p)
 {
     for (int i = 0; i < p->n; i++)
         regex_close(p->stages[i].pattern);
+    buf_free(&p->patterns);
     *p = (struct pretok){0};
 }
 

@@ -30,6 +30,7 @@ struct stage {
 struct pretok {
     struct stage stages[STAGES_MAX];
     int n;
+    struct buf patterns; /* of all stages, as they were given, each with a NUL behind */
 };
 
 /* The pattern of GPT-2's ByteLevel, with use_regex. */
@@ -43,6 +44,9 @@ int pretok_add(struct pretok *p, const char *pattern, size_t n, bool literal, bo
  * says there. ERR_FORMAT naming an unknown one. */
 int pretok_add_named(struct pretok *p, const char *name, size_t n, bool *ignore_merges,
                      const char *where, struct err *err);
+/* Such a name of these stages, one that agrees about ignore_merges if there is one (where merging
+ * makes every token, it changes nothing); NULL: they have none. */
+const char *pretok_name(const struct pretok *p, bool ignore_merges);
 void pretok_free(struct pretok *p); /* zeroed allowed */
 
 struct pretok_work {

@@ -84,3 +84,29 @@ int pretok_add_named(struct pretok *p, const char *name, size_t n, bool *ignore_
                           BEHAVIOR_ISOLATED, where, err);
     return code;
 }
+
+static bool has_patterns(const struct pretok *p, const struct named *row)
+{
+    const char *at = p->patterns.data, *end = at + p->patterns.size;
+    int n = 0;
+    for (; n < PATTERNS_MAX && row->patterns[n]; n++) {
+        size_t size = strlen(row->patterns[n]) + 1;
+        if (n == p->n || (size_t)(end - at) < size || memcmp(at, row->patterns[n], size) != 0)
+            return false;
+        at += size;
+    }
+    return n == p->n && at == end;
+}
+
+const char *pretok_name(const struct pretok *p, bool ignore_merges)
+{
+    for (int i = 0; i < p->n; i++)
+        if (p->stages[i].behavior != BEHAVIOR_ISOLATED || p->stages[i].invert ||
+            p->stages[i].prefix || !p->stages[i].pattern)
+            return NULL;
+    const struct named *found = NULL;
+    for (size_t i = 0; p->n && i < sizeof rows / sizeof rows[0]; i++)
+        if (has_patterns(p, &rows[i]) && (!found || rows[i].ignore_merges == ignore_merges))
+            found = &rows[i];
+    return found ? found->names[0] : NULL;
+}

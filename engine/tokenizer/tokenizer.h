@@ -38,6 +38,8 @@ struct text_span {
  * has. ERR_FORMAT names file and field; unsupported kinds are named. */
 int tokenizer_open(const struct source *source, const struct gguf *gguf, int vocab_size,
                    const char *prefer, struct tokenizer **out, struct err *err);
+/* Whether there is a file to pick at all. */
+bool tokenizer_exists(const struct source *source, const struct gguf *gguf);
 /* The same without a model: path is a folder with such files, or one of them under any name, or a
  * GGUF. Nothing of the path is held open afterwards. ERR_IO, ERR_FORMAT. */
 int tokenizer_open_path(const char *path, int vocab_size, const char *prefer,
@@ -61,6 +63,13 @@ const char *tokenizer_piece(const struct tokenizer *t, int32_t id, bool with_spe
 struct buf;
 int tokenizer_decode(const struct tokenizer *t, const int32_t *ids, size_t n, bool with_special,
                      bool strip_first, struct buf *out);
+
+/* Append the vocabulary as GGUF metadata (tokenizer.ggml.*), padded to vocab_size tokens, so that
+ * whoever reads the file gets the same ids. ERR_FORMAT for what GGUF has no words for: Unigram
+ * models, normalizers and pre-tokenizers without a name there. */
+struct gguf_write;
+int tokenizer_save_gguf(const struct tokenizer *t, int vocab_size, struct gguf_write *w,
+                        struct err *err);
 
 bool tokenizer_is_special(const struct tokenizer *t, int32_t id);
 int32_t tokenizer_find(const struct tokenizer *t, const char *text,
