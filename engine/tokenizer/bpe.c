@@ -80,14 +80,6 @@ static void learn_joins(struct bpe *b, int32_t id)
     }
 }
 
-size_t bpe_power_of_two(size_t least)
-{
-    size_t n = 16;
-    while (n < least)
-        n *= 2;
-    return n;
-}
-
 static bool mergeable(const struct vocab *v, int32_t id)
 {
     int type = v->tokens[id].type;
@@ -98,10 +90,9 @@ int bpe_make_pairs(struct bpe *b, size_t max_merges)
 {
     if (max_merges > SIZE_MAX / 64)
         return ERR_NOMEM;
-    size_t n = bpe_power_of_two(max_merges * 2 + 1);
+    size_t n = vocab_n_slots(max_merges);
     free(b->pairs);
     b->pair_mask = n - 1;
-    b->n_pairs = 0;
     b->pairs = calloc(n, sizeof *b->pairs);
     return b->pairs ? 0 : ERR_NOMEM;
 }
@@ -109,9 +100,9 @@ int bpe_make_pairs(struct bpe *b, size_t max_merges)
 int bpe_open(struct bpe *b, const struct vocab *v, size_t max_merges)
 {
     *b = (struct bpe){.vocab = v, .n_symbols = v->n};
-    size_t n_chars = bpe_power_of_two((size_t)v->n * 2 + 1);
-    b->char_mask = n_chars - 1;
-    b->chars = calloc(n_chars, sizeof *b->chars);
+    size_t n_slots = vocab_n_slots((size_t)v->n);
+    b->char_mask = n_slots - 1;
+    b->chars = calloc(n_slots, sizeof *b->chars);
     if (!b->chars || bpe_make_pairs(b, max_merges)) {
         bpe_close(b);
         return ERR_NOMEM;
@@ -120,10 +111,8 @@ int bpe_open(struct bpe *b, const struct vocab *v, size_t max_merges)
         size_t n;
         const char *text = vocab_text(v, id, &n);
         uint32_t code;
-        if (!mergeable(v, id) || utf8_decode(text, n, &code) != (int)n)
-            continue;
-        *char_slot(b, code) = (struct bpe_char){code + 1, id};
-        b->n_chars++;
+        if (mergeable(v, id) && utf8_decode(text, n, &code) == (int)n)
+            *char_slot(b, code) = (struct bpe_char){code + 1, id};
     }
     return 0;
 }
@@ -143,7 +132,6 @@ void bpe_add_merge(struct bpe *b, int32_t left, int32_t right, uint32_t rank, in
     if (pair->key)
         return;
     *pair = (struct bpe_pair){((uint64_t)(uint32_t)left << 32 | (uint32_t)right) + 1, rank, id};
-    b->n_pairs++;
     if (!b->chars) /* byte mode knows no characters */
         return;
     learn_joins(b, id);
@@ -174,7 +162,7 @@ static int add_extra_chars(struct bpe *b)
     size_t total = 0;
     for (int id = 0; id < v->n; id++)
         total += v->tokens[id].text_size;
-    size_t n_extra = 0, n_slots = bpe_power_of_two((total + (size_t)v->n) * 2 + 1);
+    size_t n_extra = 0, n_slots = vocab_n_slots(total + (size_t)v->n);
     struct bpe_char *old = b->chars;
     size_t old_mask = b->char_mask;
     b->chars = calloc(n_slots, sizeof *b->chars);
@@ -514,9 +502,10 @@ int bpe_encode(struct bpe_work *w, const char *text, size_t n)
         return w->failed = ERR_NOMEM;
     for (size_t from = 0; from < n && !w->failed;) {
         size_t to = n;
-        const char *space = w->bpe->split_spaces && n - from > 1
-                                ? memmem(text + from + 1, n - from - 1, "\xE2\x96\x81", 3)
-                                : NULL;
+        const char *space =
+            w->bpe->split_spaces && n - from > 1
+                ? memmem(text + from + 1, n - from - 1, VOCAB_SPACE, strlen(VOCAB_SPACE))
+                : NULL;
         if (space)
             to = (size_t)(space - text);
         encode_word(w, text + from, to - from);

@@ -15,7 +15,7 @@
 #include "engine/tokenizer/vocab.h"
 
 /* Two adjacent characters can be inside one token only if their classes can: ASCII characters are
- * their own class, U+2581 (the space of sentencepiece) has one, all others share one. */
+ * their own class, U+2581 (VOCAB_SPACE) has one, all others share one. */
 enum { BPE_CLASS_SPACE = 128, BPE_CLASS_OTHER, BPE_CLASS_COUNT };
 
 struct bpe_pair;
@@ -25,9 +25,9 @@ struct bpe_word;
 struct bpe {
     const struct vocab *vocab;
     struct bpe_pair *pairs; /* open addressing by (left, right) */
-    size_t pair_mask, n_pairs;
+    size_t pair_mask;
     struct bpe_char *chars; /* open addressing: character -> symbol */
-    size_t char_mask, n_chars;
+    size_t char_mask;
     int n_symbols; /* vocab->n, and above it characters that occur in tokens but have none */
     uint32_t *extra;    /* [n_symbols - vocab->n] their code points */
     bool joins[BPE_CLASS_COUNT][BPE_CLASS_COUNT]; /* [left][right] */
@@ -91,7 +91,6 @@ void bpe_list(const struct bpe *b, struct bpe_merge *merges);
 /* Shared by bpe.c and bpe_bytes.c. */
 void bpe_add_symbol(struct bpe_work *w, int32_t id);
 void bpe_merge(struct bpe_work *w); /* merge the chunk gathered, and put it out */
-size_t bpe_power_of_two(size_t least);
 int bpe_make_pairs(struct bpe *b, size_t max_merges); /* an empty pair table; ERR_NOMEM */
 
 #endif

@@ -50,9 +50,9 @@ static const char *piece_of(const struct vocab *v, int32_t id, size_t *n)
 int bpe_open_bytes(struct bpe *b, const struct vocab *v, size_t max_merges)
 {
     *b = (struct bpe){.vocab = v, .n_symbols = v->n};
-    size_t n_words = bpe_power_of_two((size_t)v->n * 2 + 1);
-    b->word_mask = n_words - 1;
-    b->words = calloc(n_words, sizeof *b->words);
+    size_t n_slots = vocab_n_slots((size_t)v->n);
+    b->word_mask = n_slots - 1;
+    b->words = calloc(n_slots, sizeof *b->words);
     if (!b->words || bpe_make_pairs(b, max_merges)) {
         bpe_close(b);
         return ERR_NOMEM;

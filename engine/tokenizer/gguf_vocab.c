@@ -12,7 +12,6 @@ static const char TOKENS[] = "tokenizer.ggml.tokens";
 static const char SCORES[] = "tokenizer.ggml.scores";
 static const char MERGES[] = "tokenizer.ggml.merges";
 static const char TYPES[] = "tokenizer.ggml.token_type";
-static const char SPACE[] = "\xE2\x96\x81";
 
 /* An array of `count` elements of a 32-bit type; absent allowed when optional (then *out is NULL).
  */
@@ -48,7 +47,7 @@ static int read_tokens(struct tokenizer *t, const struct gguf_value *tokens,
             return code;
     }
     return t->byte_level ? vocab_seal(&t->vocab, "", false, TOKENS, err)
-                         : vocab_seal(&t->vocab, SPACE, !types, TOKENS, err);
+                         : vocab_seal(&t->vocab, VOCAB_SPACE, !types, TOKENS, err);
 }
 
 static int read_scores(struct tokenizer *t, const struct gguf_value *scores, struct err *err)
@@ -166,9 +165,9 @@ static int read_prefix(struct tokenizer *t, const struct gguf *g, struct err *er
     int found, code = gguf_int(g, "tokenizer.ggml.add_space_prefix", 0, 1, &prefix, &found, err);
     if (code)
         return code;
-    t->normal.steps[0] = (struct step){.kind = STEP_REPLACE, .from = " ", .to = "\xE2\x96\x81"};
+    t->normal.steps[0] = (struct step){.kind = STEP_REPLACE, .from = " ", .to = VOCAB_SPACE};
     t->normal.steps[1] =
-        (struct step){.kind = STEP_PREPEND_SPACE, .later = true, .to = "\xE2\x96\x81"};
+        (struct step){.kind = STEP_PREPEND_SPACE, .later = true, .to = VOCAB_SPACE};
     t->normal.n = prefix ? 2 : 1;
     t->strips_space = prefix != 0;
     return 0;

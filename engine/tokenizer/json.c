@@ -302,7 +302,7 @@ static int read_model(struct pipeline *p, const json_t *root, json_t *model)
         code = vocab_seal(&t->vocab,
                           p->byte_level    ? ""
                           : p->has_decoder ? p->space
-                                           : "\xE2\x96\x81",
+                                           : VOCAB_SPACE,
                           json_is_true(json_object_get(model, "byte_fallback")), FILE_NAME, p->err);
     if (!code && p->unigram)
         return read_unigram(t, model, p->err);

@@ -9,7 +9,7 @@
 enum { PIPELINE_DEPTH_MAX = 4 };
 
 static const char FILE_NAME[] = "tokenizer.json";
-static const char SPACE[] = "\xE2\x96\x81";
+static const char SPACE[] = VOCAB_SPACE;
 
 static const char *type_of(const json_t *object)
 {

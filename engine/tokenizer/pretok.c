@@ -6,9 +6,6 @@
 
 #include <string.h>
 
-const char PRETOK_GPT2[] = "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|"
-                           "\\s+(?!\\S)|\\s+";
-
 struct span {
     size_t start, end;
 };

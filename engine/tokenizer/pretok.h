@@ -34,7 +34,8 @@ struct pretok {
 };
 
 /* The pattern of GPT-2's ByteLevel, with use_regex. */
-extern const char PRETOK_GPT2[];
+#define PRETOK_GPT2                                                                                \
+    "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+"
 
 /* Append a stage; ERR_FORMAT when there are too many, else as regex_open. literal: the pattern is
  * a text. */

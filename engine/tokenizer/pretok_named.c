@@ -13,7 +13,6 @@ enum { PATTERNS_MAX = 6, NAMES_MAX = 14 };
 #define SPACES "\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"
 #define UPPER "[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]"
 #define LOWER "[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]"
-#define GPT2 "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+"
 #define PUNCTUATION "[\\p{P}$+<=>^~|]+"
 #define CJK "[\\x{4E00}-\\x{9FA5}\\x{0800}-\\x{4E00}\\x{AC00}-\\x{D7FF}]+"
 /* cased letters but Georgian's, which had no case when this pattern was written */
@@ -28,9 +27,11 @@ static const struct named {
 } rows[] = {
     {{"gpt-2", "phi-2", "mpt", "olmo", "jais", "jina-es", "jina-de", "jina-v2-es", "jina-v2-de",
       "gigachat", "mellum", "modern-bert", "exaone4", "a.x-4.0"},
-     {GPT2},
+     {PRETOK_GPT2},
      false},
-    {{"trillion", "granite-docling", "roberta-bpe", "jina-v1-en", "jina-v2-code"}, {GPT2}, false},
+    {{"trillion", "granite-docling", "roberta-bpe", "jina-v1-en", "jina-v2-code"},
+     {PRETOK_GPT2},
+     false},
     {{"llama3", "llama-v3", "llama-bpe", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2"},
      {CONTRACTIONS "|" WORD "|\\p{N}{1,3}|" SIGNS "|" SPACES},
      true},
@@ -50,9 +51,9 @@ static const struct named {
       "+" LOWER "*" CONTRACTIONS "?|\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n/]*|" SPACES},
      false},
     {{"starcoder", "refact", "command-r", "smollm", "codeshell", "exaone", "minerva-7b"},
-     {"\\p{N}", GPT2},
+     {"\\p{N}", PRETOK_GPT2},
      false},
-    {{"falcon"}, {"[\\p{P}$+<=>^~|`]+", GPT2, "[0-9][0-9][0-9]"}, false},
+    {{"falcon"}, {"[\\p{P}$+<=>^~|`]+", PRETOK_GPT2, "[0-9][0-9][0-9]"}, false},
     {{"deepseek-coder"}, {"[\\r\\n]", "\\s?\\p{L}+", "\\s?\\p{P}+", CJK, "\\p{N}"}, false},
     {{"deepseek-llm"}, {"[\\r\\n]", CASED, WIDE_SIGNS, "\\s+$", CJK, "\\p{N}+"}, false},
     {{"deepseek-v3", "hunyuan-dense"},
@@ -63,7 +64,7 @@ static const struct named {
     {{"bloom", "poro-chat", "gpt3-finnish"},
      {" ?[^(\\s|.,!?\\x{2026}\\x{3002}\\x{FF0C}\\x{3001}\\x{0964}\\x{06D4}\\x{060C})]+"},
      false},
-    {{"default"}, {PUNCTUATION, GPT2, "\\p{N}+", "[0-9][0-9][0-9]"}, false},
+    {{"default"}, {PUNCTUATION, PRETOK_GPT2, "\\p{N}+", "[0-9][0-9][0-9]"}, false},
 };
 
 int pretok_add_named(struct pretok *p, const char *name, size_t n, bool *ignore_merges,

@@ -162,7 +162,7 @@ static int fill_vocab(struct tokenizer *t, struct spm_model *m, const char *file
         t->bos = -1;
     if (t->eos >= 0 && !t->vocab.tokens[t->eos].special)
         t->eos = -1;
-    return vocab_seal(&t->vocab, "\xE2\x96\x81", false, where, err);
+    return vocab_seal(&t->vocab, VOCAB_SPACE, false, where, err);
 }
 
 static int count_ids(const struct spm_model *m, const json_t *config)
@@ -206,7 +206,7 @@ static bool is_legacy(const json_t *config)
  * are kept and normalized alone, and no piece has U+2581 after another character. */
 static bool can_cut(const struct spm_model *m)
 {
-    static const char space[] = "\xE2\x96\x81";
+    static const char space[] = VOCAB_SPACE;
     if (m->charsmap.size || m->remove_extra_spaces || !m->escape_spaces || m->space_as_suffix)
         return false;
     for (size_t i = 0; i < m->n_pieces; i++) {
@@ -246,10 +246,10 @@ static int open_merges(struct tokenizer *t, const struct spm_model *m, bool lega
     if (code)
         return err_set(err, code, "%s: out of memory", file);
     t->normal.steps[t->normal.n++] =
-        (struct step){.kind = STEP_REPLACE, .from = " ", .to = "\xE2\x96\x81"};
+        (struct step){.kind = STEP_REPLACE, .from = " ", .to = VOCAB_SPACE};
     if (m->dummy_prefix)
         t->normal.steps[t->normal.n++] = (struct step){
-            .kind = legacy ? STEP_PREPEND : STEP_PREPEND_SPACE, .to = "\xE2\x96\x81"};
+            .kind = legacy ? STEP_PREPEND : STEP_PREPEND_SPACE, .to = VOCAB_SPACE};
     return 0;
 }
 

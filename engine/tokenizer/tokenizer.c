@@ -194,7 +194,7 @@ static int encode_cuts(const struct tokenizer *t, const char *text, size_t n, bo
                        struct token_list *out)
 {
     enum { PART = 256 };
-    static const char space[] = "\xE2\x96\x81"; /* is a space to the library, too */
+    static const char space[] = VOCAB_SPACE; /* is a space to the library, too */
     int code = 0;
     for (size_t from = 0; from < n && !code; prefix = false) {
         size_t to = n;

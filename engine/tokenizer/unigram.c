@@ -57,14 +57,13 @@ static void add_token(struct unigram *u, int32_t id)
 int unigram_open(struct unigram *u, const struct vocab *v, double *scores)
 {
     *u = (struct unigram){.vocab = v, .scores = scores};
-    size_t total = 0, n_slots = 16;
+    size_t total = 0;
     double least = 0;
     for (int32_t id = 0; id < v->n; id++) {
         total += segments(&v->tokens[id]) ? v->tokens[id].text_size : 0;
         least = scores[id] < least ? scores[id] : least;
     }
-    while (n_slots < total * 2 + 1)
-        n_slots *= 2;
+    size_t n_slots = vocab_n_slots(total);
     u->unk_score = least - UNKNOWN_PENALTY;
     u->edge_mask = n_slots - 1;
     u->edges = total < UINT32_MAX ? calloc(n_slots, sizeof *u->edges) : NULL;

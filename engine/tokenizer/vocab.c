@@ -40,15 +40,21 @@ int vocab_byte_value(const char *text, size_t n)
     return high && low ? (int)((high - digits) * 16 + (low - digits)) : -1;
 }
 
+size_t vocab_n_slots(size_t n)
+{
+    size_t n_slots = 16;
+    while (n_slots <= n * 2)
+        n_slots *= 2;
+    return n_slots;
+}
+
 int vocab_init(struct vocab *v, int vocab_size, struct err *err)
 {
     *v = (struct vocab){.unk = -1};
     if (vocab_size < 1 || vocab_size > VOCAB_SIZE_MAX)
         return err_set(err, ERR_FORMAT, "vocab_size %d is not within 1..%d", vocab_size,
                        VOCAB_SIZE_MAX);
-    size_t n_slots = 16;
-    while (n_slots < (size_t)vocab_size * 2)
-        n_slots *= 2;
+    size_t n_slots = vocab_n_slots((size_t)vocab_size);
     v->size_max = vocab_size;
     v->slot_mask = n_slots - 1;
     buf_init(&v->texts, 0);

@@ -14,6 +14,9 @@
 
 enum { VOCAB_SIZE_MAX = 1 << 24, VOCAB_TEXT_MAX = 1024 };
 
+/* How sentencepiece's vocabularies write a space: U+2581. */
+#define VOCAB_SPACE "\xE2\x96\x81"
+
 /* The numbers of sentencepiece's model proto and of GGUF's tokenizer.ggml.token_type alike. */
 enum vocab_type {
     VOCAB_NONE,    /* no token has this id */
@@ -59,6 +62,10 @@ struct vocab {
     struct vocab_matches inner;
     size_t piece_max;
 };
+
+/* Slots of an open-addressing table of n entries (at most SIZE_MAX / 64): a power of two, more than
+ * twice as many. */
+size_t vocab_n_slots(size_t n);
 
 /* ERR_NOMEM; ERR_FORMAT for a vocab_size outside 1..VOCAB_SIZE_MAX. */
 int vocab_init(struct vocab *v, int vocab_size, struct err *err);

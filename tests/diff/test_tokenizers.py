@@ -227,6 +227,7 @@ def test_unigram():
         assert reference.decode(got["ids"]) == reference.decode(want)
         n_ties += 1
     assert n_ties * 100 < len(texts)
+    print(f"{path.name}: {n_ties} ties in {len(texts)} texts")
 
 
 # The same models in the forms that we merge ourselves, held to the sentencepiece package.
@@ -309,3 +310,4 @@ def test_bytes_come_back(relative, tmp_path):
     nfc = json.loads(path.read_text(encoding="utf-8"))["normalizer"] == {"type": "NFC"}
     for text, got in zip(texts, ours(path, texts, False), strict=True):
         assert got["text"] == (unicodedata.normalize("NFC", text) if nfc else text)
+    print(f"{path.name}: {len(texts)} texts")

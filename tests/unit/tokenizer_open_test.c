@@ -86,7 +86,7 @@ TEST(a_folder_gives_json_before_the_sentencepiece_model)
 
 TEST(tekken_comes_between_them)
 {
-    static const char TEKKEN[] = "tests/fuzz/corpus/tokenizer_json/tekken.json";
+    static const char TEKKEN[] = "tests/fuzz/corpus/tekken/v7.json";
     const char *const all[][2] = {
         {TEKKEN, "tekken.json"}, {SPM, "tokenizer.model.v3"}, {JSON, "tokenizer.json"}};
     expect_folder(all, 1, NULL, "tekken.json v7", 7);
