@@ -93,6 +93,7 @@ int bpe_make_pairs(struct bpe *b, size_t max_merges)
     size_t n = vocab_n_slots(max_merges);
     free(b->pairs);
     b->pair_mask = n - 1;
+    b->n_pairs = 0;
     b->pairs = calloc(n, sizeof *b->pairs);
     return b->pairs ? 0 : ERR_NOMEM;
 }
@@ -132,6 +133,7 @@ void bpe_add_merge(struct bpe *b, int32_t left, int32_t right, uint32_t rank, in
     if (pair->key)
         return;
     *pair = (struct bpe_pair){((uint64_t)(uint32_t)left << 32 | (uint32_t)right) + 1, rank, id};
+    b->n_pairs++;
     if (!b->chars) /* byte mode knows no characters */
         return;
     learn_joins(b, id);

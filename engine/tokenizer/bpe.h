@@ -25,7 +25,7 @@ struct bpe_word;
 struct bpe {
     const struct vocab *vocab;
     struct bpe_pair *pairs; /* open addressing by (left, right) */
-    size_t pair_mask;
+    size_t pair_mask, n_pairs;
     struct bpe_char *chars; /* open addressing: character -> symbol */
     size_t char_mask;
     int n_symbols; /* vocab->n, and above it characters that occur in tokens but have none */

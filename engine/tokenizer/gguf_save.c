@@ -26,7 +26,7 @@ static int check_normalizer(const struct tokenizer *t, struct err *err)
         bool spaces = s->kind == STEP_REPLACE && !s->pattern && !strcmp(s->from, " ");
         bool front = s->kind == STEP_PREPEND || s->kind == STEP_PREPEND_SPACE;
         bool known = t->byte_level ? s->kind == STEP_NFC
-                                   : (spaces || front) && !strcmp(s->to, "\xE2\x96\x81");
+                                   : (spaces || front) && !strcmp(s->to, VOCAB_SPACE);
         if (!known)
             return refuse(t, "its normalizer has a step that GGUF has no words for", err);
     }
@@ -64,7 +64,9 @@ static void add_token(const struct tokenizer *t, int32_t id, struct buf *text)
 static int32_t type_of(const struct tokenizer *t, int32_t id)
 {
     size_t n;
-    return named(t, id, &n) && t->vocab.tokens[id].type ? t->vocab.tokens[id].type : VOCAB_UNUSED;
+    if (!named(t, id, &n) || !t->vocab.tokens[id].type)
+        return VOCAB_UNUSED;
+    return t->vocab.tokens[id].inner ? VOCAB_USER : t->vocab.tokens[id].type;
 }
 
 static void save_tokens(const struct tokenizer *t, int n, struct gguf_write *w, struct buf *work)
