@@ -57,7 +57,8 @@ static void expect_saved(struct tokenizer *t, bool composes)
     EXPECT_INT(differ, 0);
     if (!composes)
         expect_agreement(t, g);
-    static const char text[] = "one  two\n\n three's 12345 \xC3\xA9t\xC3\xA9 \xF0\x9F\x8C\xAA <0x0A>\t!";
+    static const char text[] = "one  two\n\n three's 12345 \xC3\xA9t\xC3\xA9 \xF0\x9F\x8C\xAA <0x0A>\t! "
+                               "[REFERENCE_DOC_3]"; /* a user-defined piece of Mistral's v3 */
     for (size_t n = 0; n <= strlen(text); n++) { /* cut anywhere, in the middle of characters too */
         struct token_list a = rig_encode(t, text, n, true, false);
         struct token_list b = rig_encode(g, text, n, true, false);

@@ -39,7 +39,7 @@ static int agrees(const char *source, size_t n, const json_t *context, const jso
 
 /* The template that a line of expected.jsonl names: "file.jinja", "file.json#key" or
  * "file.jsonl#key", where key@2 is the second of that name. malloced. */
-static char *template_source(const char *name)
+static char *read_template(const char *name)
 {
     char relative[512];
     const char *key = strchr(name, '#');
@@ -92,7 +92,7 @@ TEST_SECONDS(published_templates_render_as_in_jinja2, 120)
         EXPECT(wanted != NULL && context != NULL);
         if (strcmp(name, wanted) != 0) {
             free(source);
-            source = template_source(wanted);
+            source = read_template(wanted);
             snprintf(name, sizeof name, "%s", wanted);
         }
         EXPECT(source != NULL);
