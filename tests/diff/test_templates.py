@@ -2,9 +2,9 @@
 of SIROCCO_TEST_DATA with every conversation of a matrix, texts equal byte for byte.
 
 The matrix: no, a plain and a two-part system message; with and without tools; users and assistants
-with plain, padded, Unicode and multi-part content; tool calls with arguments as an object and as
-text, one and two at a time, with results; reasoning as a field and in the text; the generation
-prompt asked for or not; the final message continued. Where the template refuses a conversation we
+with plain, padded, Unicode, empty and multi-part content; tool calls with arguments as an object and
+as text, one and two at a time, with results; reasoning as a field and in the text, switched on, off
+and neither; the generation prompt asked for or not; the final message continued. Where the template refuses a conversation we
 must too, with the same words if they are its own (raise_exception).
 """
 
@@ -139,22 +139,38 @@ TURNS = {
     "chunks": [user("2+2?"), assistant([{"type": "thinking", "thinking": "Hm"}, {"type": "text", "text": "4"}]), user("Sure?")],
     "two_users": [user("a"), user("b")],
     "assistant_first": [assistant("I start."), user("Why?")],
+    "call_thought": [user("Weather?"), assistant("", reasoning_content="Ask first.", tool_calls=[CALL]), result(CALL, "21"),
+                     assistant("Mild.", reasoning_content="Told."), user("And the time?"),
+                     assistant("<think>\nhm\n</think>\n\nI look.", tool_calls=[OTHER]), result(OTHER, "")],
+    "developer": [{"role": "developer", "content": "Speak French."}, user("Hello"), assistant("Bonjour"), user("Oui")],
+    "result_last_open": [user("Weather?"), assistant("", tool_calls=[CALL]), result(CALL, "21"), assistant(parts("It", " is "))],
+    "empty": [user(""), assistant(""), user(" ")],
+    "long": [message for i in range(12) for message in (user(f"Question {i}?\n"), assistant(f"\nAnswer {i}."))] + [user("End")],
+}
+# What chat_template_kwargs may add: the switches of reasoning models, and what a few templates need.
+KWARGS = {
+    "-": {},
+    "thinks": {"enable_thinking": True, "thinking": True, "reasoning_effort": "high", "date_string": "26 Jul 2024",
+               "functions": json.dumps(TOOLS), "datetime": "2025-07-10", "unk_token": "<unk>", "pad_token": "<pad>",
+               "tools_in_user_message": True, "preserve_thinking": True},
+    "hurries": {"enable_thinking": False, "thinking": False, "reasoning_effort": "none", "builtin_tools": ["code_interpreter", "x"],
+                "documents": [{"title": "T", "text": "D\n", "doc_id": 1}], "functions": "", "custom_instructions": "Be.",
+                "tools_in_user_message": False, "clear_thinking": False},
 }
 SYSTEMS = {"none": None, "plain": "You are a pirate.", "parts": parts("Be brief.", "Be kind.")}
 
 
 def conversations():
     """(name, context, continue_final_message)"""
-    for (system, content), (turn, messages), tools, prompt in itertools.product(
-            SYSTEMS.items(), TURNS.items(), (None, TOOLS), (True, False)):
+    for (system, content), (turn, messages), tools, prompt, (more, kwargs) in itertools.product(
+            SYSTEMS.items(), TURNS.items(), (None, TOOLS), (True, False), KWARGS.items()):
         whole = ([{"role": "system", "content": content}] if content else []) + messages
         context = {"messages": whole, "tools": tools, "documents": None, "add_generation_prompt": prompt,
-                   "bos_token": "<s>", "eos_token": "</s>"}
-        if turn == "reasoning":
-            context["enable_thinking"] = prompt
-        yield f"{system}/{turn}/{'tools' if tools else '-'}/{'prompt' if prompt else '-'}", context, False
+                   "bos_token": "<s>", "eos_token": "</s>", **kwargs}
+        name = f"{system}/{turn}/{'tools' if tools else '-'}/{'prompt' if prompt else '-'}/{more}"
+        yield name, context, False
         if not prompt and messages[-1]["role"] == "assistant":
-            yield f"{system}/{turn}/{'tools' if tools else '-'}/continued", context, True
+            yield f"{name}/continued", context, True
 
 
 OPEN_END = "CONTINUE_FINAL_MESSAGE_TAG "
