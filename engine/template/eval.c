@@ -46,10 +46,18 @@ static struct value eval_dict(struct render *r, const struct node *node)
 
 static struct value eval_concat(struct render *r, const struct node *node)
 {
+    enum { LONG_BYTES = 256 };
     size_t mark = out_mark(r);
-    for (size_t i = 0; i < node->list.n && !r->failed; i++)
+    struct value first = eval(r, node->list.items[0]);
+    bool is_long = first.kind == VALUE_STRING && first.u.s->n >= LONG_BYTES;
+    if (!is_long)
+        out_value(r, first);
+    for (size_t i = 1; i < node->list.n && !r->failed; i++)
         out_value(r, eval(r, node->list.items[i]));
-    return value_string(out_cut(r, mark));
+    struct str *text = out_cut(r, mark);
+    if (is_long && !r->failed) /* may go on in the store of the first */
+        text = str_concat(r, str_plain(r, first.u.s), text);
+    return value_string(text);
 }
 
 static struct value eval_compare(struct render *r, const struct node *node)

@@ -78,8 +78,14 @@ struct value iter_list(struct render *r, struct value v, enum value_kind kind)
 {
     struct value list = value_list(r, kind, NULL), item;
     struct iter it;
-    if (iter_open(r, v, &it))
-        while (iter_next(r, &it, &item))
-            value_push(r, list, item);
+    if (!iter_open(r, v, &it) || r->failed || it.n == 0)
+        return list;
+    struct value *items = render_alloc(r, it.n, sizeof *items);
+    if (items) {
+        list.u.list->items = items;
+        list.u.list->capacity = it.n;
+    }
+    while (iter_next(r, &it, &item))
+        value_push(r, list, item);
     return list;
 }

@@ -193,14 +193,33 @@ static bool is_whole(struct value v)
     return v.kind == VALUE_INT || v.kind == VALUE_BOOL;
 }
 
+/* In the store of a when a is the longest list in it and there is room, so that "l = l + [x]" in a
+ * loop stays linear. */
 static struct value add_lists(struct render *r, struct value a, struct value b)
 {
     struct value out = value_list(r, (enum value_kind)a.kind, NULL);
-    render_work(r, a.u.list->n + b.u.list->n);
-    for (size_t i = 0; i < a.u.list->n && !r->failed; i++)
-        value_push(r, out, a.u.list->items[i]);
-    for (size_t i = 0; i < b.u.list->n && !r->failed; i++)
-        value_push(r, out, b.u.list->items[i]);
+    const struct list *x = a.u.list, *y = b.u.list;
+    struct list_store *store = x->store;
+    size_t n = x->n + y->n;
+    bool in_place = store && x->items == store->items && x->n == store->used &&
+                    store->capacity - store->used >= y->n;
+    if (r->failed || n == 0 || !render_work(r, in_place ? y->n : n))
+        return out;
+    if (!in_place) {
+        size_t capacity = n < 16 ? n : n + n / 2;
+        store = render_alloc(r, 1, sizeof *store);
+        struct value *items = store ? render_alloc(r, capacity, sizeof *items) : NULL;
+        if (!items)
+            return out;
+        *store = (struct list_store){.items = items, .used = x->n, .capacity = capacity};
+        if (x->n)
+            memcpy(items, x->items, x->n * sizeof *items);
+    }
+    if (y->n)
+        memcpy(store->items + store->used, y->items, y->n * sizeof *y->items);
+    store->used = n;
+    /* no capacity of its own: what would be pushed goes elsewhere */
+    *out.u.list = (struct list){.items = store->items, .n = n, .capacity = n, .store = store};
     return out;
 }
 

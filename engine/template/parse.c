@@ -198,6 +198,7 @@ struct str *parse_intern(struct parser *p, const char *text, size_t n)
     *span = (struct text_span){0, n};
     name->str = (struct str){.data = text, .n = n, .n_chars = SIZE_MAX, .trusted = span,
                              .n_trusted = n > 0};
+    str_chars(&name->str); /* counted here: renders on several threads only read it */
     name->next = *bucket;
     *bucket = name;
     return &name->str;

@@ -100,11 +100,36 @@ void render_set(struct render *r, struct scope *scope, const struct str *name, s
             v->value = value;
             return;
         }
-    struct variable *v = render_alloc(r, 1, sizeof *v);
+    struct variable *v = scope->spare;
+    if (v)
+        scope->spare = v->next;
+    else
+        v = render_alloc(r, 1, sizeof *v);
     if (!v)
         return;
     *v = (struct variable){name, value, scope->variables};
     scope->variables = v;
+}
+
+static void keep_scopes(struct scope *scope)
+{
+    for (; scope && !scope->kept; scope = scope->parent)
+        scope->kept = true;
+}
+
+/* The scope of a loop's next round: the last one's (NULL: there was none) with nothing set, so that
+ * long loops take no memory for their scopes; a new one if something may still read that. */
+static struct scope *next_round(struct render *r, struct scope *last, struct scope *outside)
+{
+    if (!last || last->kept)
+        return render_push(r, outside);
+    while (last->variables) {
+        struct variable *v = last->variables;
+        last->variables = v->next;
+        v->next = last->spare;
+        last->spare = v;
+    }
+    return last;
 }
 
 static void set_attribute(struct render *r, const struct node *target, struct value value)
@@ -194,13 +219,14 @@ static enum flow exec_if(struct render *r, const struct node *node)
 static struct list *loop_items(struct render *r, const struct node *node, struct value items)
 {
     r->at = node->b->at;
-    struct value all = iter_list(r, items, VALUE_LIST);
+    bool is_list = items.kind == VALUE_LIST || items.kind == VALUE_TUPLE; /* does not change */
+    struct value all = is_list ? items : iter_list(r, items, VALUE_LIST);
     if (r->failed || !node->c)
         return r->failed ? NULL : all.u.list;
     struct value chosen = value_list(r, VALUE_LIST, NULL);
-    struct scope *outside = r->scope;
+    struct scope *outside = r->scope, *inside = NULL;
     for (size_t i = 0; i < all.u.list->n && !r->failed; i++) {
-        r->scope = render_push(r, outside);
+        r->scope = inside = next_round(r, inside, outside);
         render_assign(r, node->a, all.u.list->items[i]);
         if (!r->failed && value_truth(eval(r, node->c)))
             value_push(r, chosen, all.u.list->items[i]);
@@ -211,14 +237,16 @@ static struct list *loop_items(struct render *r, const struct node *node, struct
 
 static void run_loop(struct render *r, const struct node *node, struct value items, size_t depth0)
 {
-    struct scope *outside = r->scope;
+    struct scope *outside = r->scope, *inside = NULL;
     struct loop *loop = render_alloc(r, 1, sizeof *loop);
     struct list *list = loop ? loop_items(r, node, items) : NULL;
     if (!list)
         return;
     *loop = (struct loop){.node = node, .outside = outside, .items = list, .depth0 = depth0};
+    if (node->recursive)
+        keep_scopes(outside); /* the loop may be called later */
     for (size_t i = 0; i < list->n && render_work(r, RENDER_STEP_UNITS); i++) {
-        r->scope = render_push(r, outside);
+        r->scope = inside = next_round(r, inside, outside);
         loop->index0 = i;
         render_set(r, r->scope, r->t->loop_name,
                    (struct value){.kind = VALUE_LOOP, .u.loop = loop});
@@ -273,6 +301,7 @@ static struct value macro_value(struct render *r, const struct node *node)
     struct macro *macro = render_alloc(r, 1, sizeof *macro);
     if (!macro)
         return value_undefined();
+    keep_scopes(r->scope);
     *macro = (struct macro){.node = node, .closure = r->scope,
                             .has_caller = node->uses & USES_CALLER};
     return (struct value){.kind = VALUE_MACRO, .u.macro = macro};

@@ -11,7 +11,7 @@
 enum {
     RENDER_STEP_UNITS = 16, /* a step: 16 expression nodes, or 2 KiB of text moved */
     RENDER_BYTES_PER_UNIT = 128,
-    RENDER_STEPS_MAX = 500000,
+    RENDER_STEPS_MAX = 4000000,
     RENDER_CALLS_MAX = 64,   /* macros and recursive loops inside each other */
     RENDER_DEPTH_MAX = 3000, /* nodes being evaluated inside each other */
     RENDER_VALUE_DEPTH_MAX = 100, /* containers inside each other when printed or compared */
@@ -27,6 +27,8 @@ struct variable {
 struct scope {
     struct scope *parent;
     struct variable *variables;
+    struct variable *spare; /* of earlier rounds of a loop */
+    bool kept;              /* a macro may read it later: not for another round */
 };
 
 struct render {

@@ -93,18 +93,22 @@ struct str *str_slice(struct render *r, const struct str *s, size_t from, size_t
     return out;
 }
 
-/* The spans of a then b shifted, merged where they touch. */
-static bool join_spans(struct render *r, struct str *out, const struct str *a, const struct str *b)
+static struct text_span shifted(struct text_span span, size_t by)
 {
-    size_t n = a->n_trusted + b->n_trusted;
+    return (struct text_span){span.start + by, span.end + by};
+}
+
+/* Few spans: those of a then b shifted, merged where they touch. */
+static bool merge_spans(struct render *r, struct str *out, const struct str *a, const struct str *b)
+{
+    size_t n = a->n_trusted + b->n_trusted, at = a->n_trusted;
     struct text_span *spans = n ? render_alloc(r, n, sizeof *spans) : NULL;
-    if (n == 0 || !spans || !render_bytes(r, n * sizeof *spans))
+    if (!spans)
         return n == 0;
     if (a->n_trusted)
         memcpy(spans, a->trusted, a->n_trusted * sizeof *spans);
-    size_t at = a->n_trusted;
     for (size_t i = 0; i < b->n_trusted; i++) {
-        struct text_span span = {b->trusted[i].start + a->n, b->trusted[i].end + a->n};
+        struct text_span span = shifted(b->trusted[i], a->n);
         if (at && spans[at - 1].end == span.start)
             spans[at - 1].end = span.end;
         else
@@ -112,6 +116,37 @@ static bool join_spans(struct render *r, struct str *out, const struct str *a, c
     }
     out->trusted = spans;
     out->n_trusted = at;
+    return true;
+}
+
+/* The spans of a then b. Many go into the store of out, behind those of a if they end there: what
+ * touches stays apart then, since a goes on having its own last span. */
+static bool join_spans(struct render *r, struct str *out, const struct str *a, const struct str *b)
+{
+    enum { FEW = 32 };
+    struct store *store = out->store;
+    size_t n = a->n_trusted + b->n_trusted;
+    if (n <= FEW)
+        return merge_spans(r, out, a, b);
+    bool in_place = store->spans == a->trusted && store->n_spans == a->n_trusted &&
+                    store->spans_capacity >= n;
+    if (!render_bytes(r, (in_place ? b->n_trusted : n) * sizeof *store->spans))
+        return false;
+    if (!in_place) {
+        size_t capacity = n + n / 2;
+        struct text_span *spans = render_alloc(r, capacity, sizeof *spans);
+        if (!spans)
+            return false;
+        if (a->n_trusted)
+            memcpy(spans, a->trusted, a->n_trusted * sizeof *spans);
+        store->spans = spans;
+        store->spans_capacity = capacity;
+    }
+    for (size_t i = 0; i < b->n_trusted; i++)
+        store->spans[a->n_trusted + i] = shifted(b->trusted[i], a->n);
+    store->n_spans = n;
+    out->trusted = store->spans;
+    out->n_trusted = n;
     return true;
 }
 

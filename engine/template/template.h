@@ -4,10 +4,10 @@
  *
  * Stages: lex.c (source -> tokens), parse.c, expr.c (tokens -> tree), render.c, eval.c (tree +
  * context -> text), with tables of filters, tests, methods and globals. A template is immutable
- * after parse; renders run on any thread with their own arena. Bounds: source 256 KiB, 500,000
- * steps, 16 MiB of output, 96 MiB of values, 64 calls deep, ranges 10^5. Every error names line and
- * column, save raise_exception's, which is the template's own text. There is no attribute walk,
- * import or I/O.
+ * after parse; renders run on any thread with their own arena. Bounds: source 256 KiB, 4,000,000
+ * steps (about half a second), 16 MiB of output, 96 MiB of values, 64 calls deep, ranges 10^5.
+ * Every error names line and column, save raise_exception's, which is the template's own text.
+ * There is no attribute walk, import or I/O.
  *
  * Trust: text that stands in the template (and bos_token, eos_token...) is trusted, text that comes
  * from the conversation is not; render reports the trusted spans of its output so that special

@@ -49,13 +49,15 @@ enum value_kind {
 struct store {
     char *data;
     size_t used, capacity;
+    struct text_span *spans; /* of the longest string here, once they are many; or NULL */
+    size_t n_spans, spans_capacity;
 };
 
 struct str {
     const char *data; /* well-formed UTF-8, may hold NULs, not terminated */
     size_t n;
     size_t n_chars; /* SIZE_MAX: not counted yet */
-    const struct text_span *trusted; /* ascending, disjoint, merged, within [0, n) */
+    const struct text_span *trusted; /* ascending, disjoint, within [0, n); few are merged */
     size_t n_trusted;
     struct store *store; /* or NULL */
     bool markup; /* Python's Markup (|safe, |escape): + and its kin escape what joins it */
@@ -82,9 +84,15 @@ struct value {
     } u;
 };
 
+struct list_store { /* behind lists made by +, as struct store behind strings */
+    struct value *items;
+    size_t used, capacity;
+};
+
 struct list {
     struct value *items;
     size_t n, capacity;
+    struct list_store *store; /* or NULL */
     size_t at;        /* ITERATOR, CYCLER: next item */
     const char *name; /* VIEW "dict_items", ITERATOR "generator": Python's type name */
 };

@@ -176,8 +176,9 @@ TEST(errors_say_where_and_what)
 
 TEST(endless_work_is_stopped)
 {
-    expect_error("{% for a in range(100000) %}{% for b in range(100000) %}{% endfor %}{% endfor %}",
-                 "{}", ERR_VALUE, "line 1, column 36: rendering takes more than 500000 steps");
+    expect_error("{% set l = [0] * 999 %}{% for a in l * 99 %}{% for b in l %}{% endfor %}"
+                 "{% endfor %}", "{}", ERR_VALUE,
+                 "line 1, column 52: rendering takes more than 4000000 steps");
     expect_error("{% for a in range(100001) %}{% endfor %}", "{}", ERR_VALUE,
                  "line 1, column 18: Range too big. The sandbox blocks ranges larger than MAX_RANGE "
                  "(100000).");
@@ -264,4 +265,41 @@ TEST(strings_grown_in_a_loop_do_not_share_what_differs)
 {
     expect_text("{% set a = 'x' * 600 %}{% set b = a + 'b' %}{% set c = b + 'c' %}{% set d = b + 'd' %}"
                 "{{ c[600:] }}{{ d[600:] }}{{ b[600:] }}{{ (c + 'e')[600:] }}", "{}", "bcbdbbce");
+    expect_text("{% set a = 'x' * 600 %}{% set b = a ~ 1 %}{% set c = b ~ 2 ~ 3 %}{% set d = b ~ 4 %}"
+                "{{ c[600:] }} {{ d[600:] }} {{ b[600:] }}", "{}", "123 14 1");
+    expect_text("{% set a = [1] * 20 + [2] %}{% set b = a + [3] %}{% set c = a + [4, 5] %}"
+                "{{ a[20:] }}{{ b[20:] }}{{ c[20:] }}{{ (b + [6])[20:] }}{{ a + [] == a }}"
+                "{{ (1,) + (2,) + () }}", "{}", "[2][2, 3][2, 4, 5][2, 3, 6]True(1, 2)");
+}
+
+/* Rounds of a loop share one scope unless a macro closes over it. */
+TEST(rounds_of_a_loop_do_not_see_each_other)
+{
+    expect_text("{% for i in [1, 2, 3] %}{% if i == 1 %}{% set x = i %}{% endif %}{{ x }},{% endfor %}",
+                "{}", "1,,,");
+    expect_text("{% set ns = namespace(f=[]) %}{% for i in [1, 2, 3] %}{% set j = i * i %}"
+                "{% macro m() %}{{ i }}:{{ j }} {% endmacro %}{% set ns.f = ns.f + [m] %}{% endfor %}"
+                "{% for f in ns.f %}{{ f() }}{% endfor %}", "{}", "1:1 2:4 3:9 ");
+    expect_text("{% macro twice() %}{{ caller() }}{{ caller() }}{% endmacro %}"
+                "{% for i in [1, 2] %}{% call twice() %}{{ i }}{% endcall %}{% endfor %}",
+                "{}", "1122");
+}
+
+/* Text, its spans and lists that grow piece by piece, as templates do over an agent's long
+ * conversation: copied each time, they would need gigabytes. */
+TEST(what_grows_in_a_loop_takes_linear_memory)
+{
+    static const char source[] =
+        "{% set ns = namespace(t='', l=[]) %}{% for i in range(30000) %}"
+        "{% set ns.t = ns.t + '<' + c + '>' %}{% set ns.l = ns.l + [i] %}{% endfor %}"
+        "{{ ns.t if ns.l|length == 30000 and ns.l[29999] == 29999 }}";
+    struct template_text out;
+    struct err err;
+    if (render(source, "{\"c\": \"u\"}", &out, &err))
+        EXPECT_STR(err.text, "");
+    EXPECT_INT(out.text.size, 90000);
+    EXPECT_INT(out.n_trusted, 30001); /* "<", "><"..., ">": those that touch are one */
+    EXPECT_INT(out.trusted[1].end - out.trusted[1].start, 2);
+    EXPECT_STR(out.text.data + 89994, "<u><u>");
+    template_text_free(&out);
 }
