@@ -60,6 +60,9 @@ const struct config_option config_options[] = {
      "tokens per step, prompt chunks and decodes together"},
     {"block_size", CONFIG_INT, AT(block_size), "16", 8, 256, true, "N", ENGINE,
      "tokens per block of the KV cache"},
+    {"quant", TEXT(quant, "TYPE"), ENGINE,
+     "quantize a model of floats to this type while loading (q8_0, q6_k, q4_k, q4_0 and so on: the "
+     "types of `sirocco quantize`), embeddings and output head one step finer"},
     {"kv_cache_type", WORD(kv_cache_type, "f16", "f32|f16|bf16|q8_0"), ENGINE,
      "number format of the KV cache; q8_0 takes little more than half of f16's memory"},
     {"kv_cache_bytes", BYTES(kv_cache_bytes, "0", 0, 70368744177664), ENGINE,

@@ -27,7 +27,7 @@ struct config {
     const char *tokenizer;      /* auto, spm, json */
     const char *tool_call_parser, *reasoning_parser; /* auto, none, or a row of toolcall.c */
     /* engine */
-    const char *device, *cpu_isa, *kv_cache_type;
+    const char *device, *cpu_isa, *quant, *kv_cache_type;
     int64_t threads, max_seqs, max_batch_tokens, max_model_len, block_size, kv_cache_bytes;
     double kv_cache_fraction;
     bool prefix_cache;

@@ -40,6 +40,7 @@ struct engine_options {
     const char *kv_cache_type;   /* "f32", "f16", "bf16", "q8_0" */
     int max_queue;               /* submitted, not running, at most */
     int pause_ms_max;            /* a reader that takes nothing for so long is cancelled (R3) */
+    const char *quant;           /* quantize a float model to this type; NULL, "none": do not */
     bool prefix_cache;
     const char *chat_template;   /* template source, or NULL */
     const char *chat_template_name; /* of the model's named templates, or NULL */

@@ -13,6 +13,7 @@
 #include <string.h>
 
 #include "engine/base/log.h"
+#include "engine/model_quantize.h"
 #include "engine/sched.h"
 
 enum {
@@ -86,6 +87,28 @@ static int find_strip(struct engine_parts *p, struct err *err)
     return 0;
 }
 
+struct quantizing {
+    const struct engine_options *o;
+};
+
+static int quantize_progress(void *user, const char *what, double fraction)
+{
+    const struct quantizing *q = user;
+    tell(q->o, what, 0.3 * fraction);
+    return 0;
+}
+
+static int quantize_model(const struct engine_options *o, struct model *m, struct err *err)
+{
+    struct quantizing q = {o};
+    int type = quant_from_name(o->quant);
+    if (type < 0 || type <= QUANT_F32)
+        return err_set(err, ERR_USAGE, "quant %s: no type that weights can be quantized to",
+                       o->quant);
+    return model_quantize(m, o->source, (enum quant_type)type, o->threads, quantize_progress, &q,
+                          err);
+}
+
 static int open_files(const struct engine_options *o, struct engine_parts *p, struct err *err)
 {
     const struct source_file *gguf = source_gguf(o->source);
@@ -93,6 +116,8 @@ static int open_files(const struct engine_options *o, struct engine_parts *p, st
     tell(o, "reading the model", 0);
     if (!rc)
         rc = model_open(o->source, p->gguf, &p->model, err);
+    if (!rc && o->quant && strcmp(o->quant, "none") != 0)
+        rc = quantize_model(o, p->model, err);
     tell(o, "reading the tokenizer", 0.3);
     if (!rc)
         rc = tokenizer_open(o->source, p->gguf, p->model->vocab, o->tokenizer, &p->tokenizer, err);

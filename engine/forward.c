@@ -34,6 +34,8 @@ struct forward {
     float *host_logits;  /* [n_logits_max][vocab] */
     struct pick_result *picks; /* [n_logits_max] */
     float *q_scale;            /* [rows]; NULL unless the model scales queries by position */
+    forward_observer *observe; /* or NULL */
+    void *observe_user;
 };
 
 /* ---- sizes */
@@ -232,6 +234,12 @@ void forward_close(struct forward *f)
     free(f);
 }
 
+void forward_observe(struct forward *f, forward_observer *observe, void *user)
+{
+    f->observe = observe;
+    f->observe_user = user;
+}
+
 /* ---- the pass. Each helper is one op with the arguments every layer shares; -1: the device's
  * error has latched. */
 
@@ -248,6 +256,13 @@ static int linear(struct forward *f, float *out, const struct matrix *w, const f
 {
     return f->k->linear(f->device, &(struct linear_args){.in = in, .n = n, .add = add, .n_jobs = 1,
                                                          .jobs = {{.w = w, .out = out}}});
+}
+
+static void tell(const struct forward *f, int layer, enum forward_point point, const float *rows,
+                 int n, int cols)
+{
+    if (f->observe)
+        f->observe(f->observe_user, layer, point, rows, n, cols);
 }
 
 /* One projection back to the residual stream: x += w in, or x += norm(w in). */
@@ -271,6 +286,7 @@ static int attention_block(struct forward *f, const struct batch *b, int i)
 
     if (norm(f, f->h, f->x, l->attn_norm, n, m->dim, false))
         return -1;
+    tell(f, i, FORWARD_ATTN_IN, f->h, n, m->dim);
     if (f->k->linear(f->device, &(struct linear_args){
                                     .in = f->h, .n = n, .n_jobs = 3,
                                     .jobs = {{.w = &l->wq, .bias = l->bq, .out = f->q},
@@ -293,6 +309,7 @@ static int attention_block(struct forward *f, const struct batch *b, int i)
                                        .window = l->window, .scale = m->attn_scale,
                                        .softcap = m->attn_softcap}))
         return -1;
+    tell(f, i, FORWARD_ATTN_OUT, f->att, n, m->n_heads * hd);
     return project(f, &l->wo, f->att, l->post_attn_norm, n);
 }
 
@@ -305,6 +322,7 @@ static int ffn_block(struct forward *f, const struct batch *b, int i)
 
     if (norm(f, f->h, f->x, l->ffn_norm, n, m->dim, false))
         return -1;
+    tell(f, i, FORWARD_FFN_IN, f->h, n, m->dim);
     if (m->arch->moe)
         return f->k->moe(f->device, &(struct moe_args){
                                         .out = f->x, .in = f->h, .router = &l->router,
@@ -321,6 +339,7 @@ static int ffn_block(struct forward *f, const struct batch *b, int i)
     if (f->k->act_mul(f->device, &(struct act_mul_args){.gate = f->gate, .up = f->up, .n = n,
                                                         .dim = m->ffn, .act = m->arch->act}))
         return -1;
+    tell(f, i, FORWARD_FFN_MID, f->gate, n, m->ffn);
     return project(f, &l->down, f->gate, l->post_ffn_norm, n);
 }
 

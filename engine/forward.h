@@ -15,6 +15,15 @@ struct forward_options {
 
 struct forward;
 
+/* What the matrices of a layer are multiplied with, as it is about to be: input of q, k and v;
+ * input of attention's output; input of gate and up (or of router and experts); input of down
+ * (dense FFN only). rows: host memory of the CPU backend, [n][cols]. */
+enum forward_point { FORWARD_ATTN_IN, FORWARD_ATTN_OUT, FORWARD_FFN_IN, FORWARD_FFN_MID };
+typedef void forward_observer(void *user, int layer, enum forward_point point, const float *rows,
+                              int n, int cols);
+/* From now on tell observe; NULL: nobody. */
+void forward_observe(struct forward *f, forward_observer *observe, void *user);
+
 /* Bytes forward_open will take beside the weights and the KV pool: activations and logits. */
 size_t forward_workspace_bytes(const struct model *m, const struct forward_options *o);
 int forward_open(struct model *m, const struct kernels *k, struct device *device,

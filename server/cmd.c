@@ -82,6 +82,21 @@ int cmd_options(int argc, char **argv, const struct cmd_option *options, int n, 
     return 0;
 }
 
+int cmd_read_file(const char *path, struct buf *out, struct err *err)
+{
+    char block[1 << 13];
+    FILE *in = fopen(path, "re");
+    if (!in)
+        return err_set(err, ERR_IO, "%s: %s", path, strerror(errno));
+    for (size_t n; (n = fread(block, 1, sizeof block, in)) > 0;)
+        buf_add(out, block, n);
+    bool failed = ferror(in) != 0;
+    fclose(in);
+    if (failed)
+        return err_set(err, ERR_IO, "%s: %s", path, strerror(EIO));
+    return out->failed ? err_set(err, out->failed, "%s: %s", path, err_text(out->failed)) : 0;
+}
+
 void cmd_error(struct buf *out, const char *kind, const char *text)
 {
     buf_text(out, "{\"error\":");

@@ -28,8 +28,8 @@ int cmd_tokenize(int argc, char **argv, FILE *in, FILE *out, struct err *err);
  * tokens per second of prompts of N tokens (-p), of generating N tokens (-n; behind a prompt of -d
  * tokens), of N sequences at once, each a prompt of --seq-prompt (128) and --seq-generate (64)
  * tokens (-s: generated tokens over all sequences, prompts' time included); median, least and most
- * of -r runs (3). Also --threads, --cpu-isa, --kv-cache-type, --max-batch-tokens. Without any test:
- * -p 512 -n 128. ERR_USAGE, and what engine_open and a request may fail with. */
+ * of -r runs (3). Also --threads, --cpu-isa, --kv-cache-type, --quant, --max-batch-tokens. Without
+ * any test: -p 512 -n 128. ERR_USAGE, and what engine_open and a request may fail with. */
 int cmd_bench(int argc, char **argv, FILE *in, FILE *out, struct err *err);
 
 /* `sirocco inspect [MODEL] [--json] [--memory 24g] [--max-model-len N] [--kv-cache-type T]
@@ -43,9 +43,18 @@ int cmd_inspect(int argc, char **argv, FILE *in, FILE *out, struct err *err);
  * model_export_run and imatrix_open may fail with. */
 int cmd_quantize(int argc, char **argv, FILE *in, FILE *out, struct err *err);
 
+/* `sirocco perplexity MODEL TEXT [--kl REF] [--quant T] [--context N] [--chunks N] [--json] ...`:
+ * the perplexity of a text and, against a reference, the KL divergence. ERR_USAGE, ERR_IO,
+ * ERR_FORMAT, and what evaluate_open may fail with. */
+int cmd_perplexity(int argc, char **argv, FILE *in, FILE *out, struct err *err);
+
+/* `sirocco imatrix MODEL TEXT FILE [--context N] [--chunks N] ...`: what each column of a model's
+ * matrices is multiplied with over a text, for `quantize --imatrix`. Fails as cmd_perplexity. */
+int cmd_imatrix(int argc, char **argv, FILE *in, FILE *out, struct err *err);
+
 /* What `sirocco NAME --help` prints. */
-extern const char cmd_bench_usage[], cmd_inspect_usage[], cmd_quantize_usage[],
-    cmd_render_usage[], cmd_tokenize_usage[];
+extern const char cmd_bench_usage[], cmd_imatrix_usage[], cmd_inspect_usage[],
+    cmd_perplexity_usage[], cmd_quantize_usage[], cmd_render_usage[], cmd_tokenize_usage[];
 
 /* ---- what they share (cmd.c) */
 
@@ -69,6 +78,9 @@ void cmd_progress(const char *what, double fraction);
  * Empty lines are passed over. ERR_IO, ERR_NOMEM, or what answer returned. */
 typedef int cmd_answer(void *user, const json_t *line, struct buf *out, struct err *err);
 int cmd_lines(FILE *in, FILE *out, cmd_answer *answer, void *user, struct err *err);
+
+/* Append the file's bytes. ERR_IO, ERR_NOMEM, ERR_TOO_LARGE (out's maximum). */
+int cmd_read_file(const char *path, struct buf *out, struct err *err);
 
 /* Append {"error": kind, "message": text}. */
 void cmd_error(struct buf *out, const char *kind, const char *text);

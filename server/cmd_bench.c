@@ -37,6 +37,7 @@ const char cmd_bench_usage[] =
     "  --threads N             0: one per core (0)\n"
     "  --cpu-isa NAME          auto, base, avx2, avx512, avx512-bf16 (auto)\n"
     "  --kv-cache-type TYPE    f32, f16, bf16 (f16)\n"
+    "  --quant TYPE            quantize a model of floats while loading (sirocco quantize)\n"
     "  --max-batch-tokens N    tokens per step at most (512)\n"
     "  --json, --csv           instead of a table\n\n"
     "Without -p, -n and -s: -p 512 -n 128.\n";
@@ -50,7 +51,7 @@ struct bench_test {
 
 struct bench {
     const char *model, *prompts, *generates, *seqs, *depth, *seq_prompt, *seq_generate, *repeat,
-        *threads, *isa, *kv_type, *batch_tokens;
+        *threads, *isa, *kv_type, *batch_tokens, *quant;
     bool json, csv;
     struct bench_test tests[TESTS_MAX];
     int n_tests, n_repeat;
@@ -136,6 +137,7 @@ static int read_options(struct bench *b, int argc, char **argv, struct err *err)
         {"--seq-generate", &b->seq_generate, NULL}, {"-r", &b->repeat, NULL},
         {"--threads", &b->threads, NULL},      {"--cpu-isa", &b->isa, NULL},
         {"--kv-cache-type", &b->kv_type, NULL}, {"--max-batch-tokens", &b->batch_tokens, NULL},
+        {"--quant", &b->quant, NULL},
         {"--json", NULL, &b->json},            {"--csv", NULL, &b->csv}};
     int many[2], depth = 0;
     int rc = cmd_options(argc, argv, options, sizeof options / sizeof *options, err);
@@ -203,6 +205,7 @@ static int open_engine(struct bench *b, struct err *err)
                                .block_size = 16,
                                .kv_cache_fraction = 0.9,
                                .kv_cache_type = b->kv_type ? b->kv_type : "f16",
+                               .quant = b->quant,
                                .max_queue = SEQS_MAX,
                                .pause_ms_max = 60000,
                                .wake = on_wake,

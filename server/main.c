@@ -161,6 +161,18 @@ static int main_quantize(int argc, char **argv)
     return main_lines(cmd_quantize, argc, argv);
 }
 
+static int main_perplexity(int argc, char **argv)
+{
+    main_catch_sigbus("to be measured");
+    return main_lines(cmd_perplexity, argc, argv);
+}
+
+static int main_imatrix(int argc, char **argv)
+{
+    main_catch_sigbus("to be measured");
+    return main_lines(cmd_imatrix, argc, argv);
+}
+
 static int main_help(int argc, char **argv);
 
 static const struct command {
@@ -174,6 +186,10 @@ static const struct command {
      cmd_bench_usage},
     {"quantize", main_quantize, "quantize a model, or convert it, to a GGUF file",
      cmd_quantize_usage},
+    {"imatrix", main_imatrix, "measure what a model's matrices are multiplied with, for quantize",
+     cmd_imatrix_usage},
+    {"perplexity", main_perplexity, "measure how well a model predicts a text, or as another does",
+     cmd_perplexity_usage},
     {"inspect", main_inspect, "show a model's shapes, memory plan, tokenizer and ops",
      cmd_inspect_usage},
     {"render", main_render, "render a chat template over JSON lines, for scripts and tests",

@@ -124,6 +124,7 @@ static int serve_open_engine(struct serve *s, struct err *err)
                                .kv_cache_bytes = c->kv_cache_bytes,
                                .kv_cache_fraction = c->kv_cache_fraction,
                                .kv_cache_type = c->kv_cache_type,
+                               .quant = c->quant,
                                .max_queue = (int)c->max_queue,
                                .pause_ms_max = (int)pause_ms,
                                .prefix_cache = c->prefix_cache,

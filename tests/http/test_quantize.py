@@ -58,6 +58,21 @@ def test_sizes(tmp_path, kind, low, high):
     assert low < bits(path) < high, bits(path)
 
 
+def test_quantizing_while_loading():
+    with serving("--quant", "q8_0") as server:
+        quantized = server.chat(max_tokens=12, temperature=0)
+    with serving() as server:
+        plain = server.chat(max_tokens=12, temperature=0)
+    assert quantized["choices"][0]["message"] == plain["choices"][0]["message"]
+    answer = command("bench", "--quant", "q4_k", "-n", "4", "-r", "1", "--json")
+    assert answer.returncode == 0, answer
+    shown = json.loads(answer.stdout)
+    assert shown["quant"] == "Q4_K" and 3.4e6 < shown["weight_bytes"] < 4.3e6
+    for name in ("f64", "iq1_s", "f32"):
+        answer = command("serve", "--quant", name, "--port", "0")
+        assert answer.returncode == 2 and f"quant {name}" in answer.stderr, answer
+
+
 def test_what_was_lost_is_told(tmp_path):
     first, second = str(tmp_path / "a.gguf"), str(tmp_path / "b.gguf")
     assert command("quantize", DEMO, first, "--type", "q4_0").returncode == 0
