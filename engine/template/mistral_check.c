@@ -18,11 +18,6 @@ static bool is_text(struct mistral_text a, const char *b)
     return a.n == strlen(b) && memcmp(a.data, b, a.n) == 0;
 }
 
-static bool equal(struct mistral_text a, struct mistral_text b)
-{
-    return a.n == b.n && (!a.n || memcmp(a.data, b.data, a.n) == 0);
-}
-
 static bool is_word(struct mistral_text s, size_t min, size_t max, const char *more)
 {
     for (size_t i = 0; i < s.n; i++) {
@@ -230,57 +225,64 @@ static int check_counts(struct mistral *m)
     return 0;
 }
 
-/* A tool's answer must be to a call of the latest assistant message, and the only one to it.
- * calls: that message, or NULL; from: where the answers to it begin. */
-static int check_answer(struct mistral *m, const struct mistral_message *calls, size_t from,
-                        size_t i)
+/* The latest assistant message with what was answered of it. */
+struct open_calls {
+    const struct mistral_message *message; /* NULL: there was none */
+    struct mistral_ids ids;
+    bool *done; /* by place */
+    size_t n_answers;
+};
+
+static bool all_answered(const struct open_calls *calls)
 {
-    struct mistral_text id = m->messages[i].call_id;
-    bool known = false;
-    for (size_t k = from; k < i; k++)
-        if (m->messages[k].role == MISTRAL_TOOL && equal(m->messages[k].call_id, id))
-            return mistral_fail(m, STRUCTURE, "Duplicate tool call id %.*s in tool results",
-                                (int)id.n, id.data ? id.data : "");
-    for (size_t k = 0; calls && k < calls->n_calls; k++)
-        known = known || (id.data && equal(calls->calls[k].id, id));
-    if (known)
-        return 0;
-    return mistral_fail(m, STRUCTURE, "Unexpected tool call id %.*s in tool results",
-                        id.data ? (int)id.n : 4, id.data ? id.data : "None");
+    return (calls->message ? calls->message->n_calls : 0) == calls->n_answers;
 }
 
-static int check_unique_calls(struct mistral *m, const struct mistral_message *message)
+/* A tool's answer must be to a call of the latest assistant message, and the only one to it. */
+static int check_answer(struct mistral *m, struct open_calls *calls, struct mistral_text id)
 {
-    for (size_t i = 0; i < message->n_calls; i++)
-        for (size_t k = 0; k < i; k++)
-            if (equal(message->calls[i].id, message->calls[k].id))
-                return mistral_fail(m, STRUCTURE,
-                                    "Duplicate tool call id %.*s in assistant message",
-                                    (int)message->calls[i].id.n, message->calls[i].id.data);
+    size_t place = mistral_ids_place(&calls->ids, id);
+    if (place == SIZE_MAX)
+        return mistral_fail(m, STRUCTURE, "Unexpected tool call id %.*s in tool results",
+                            id.data ? (int)id.n : 4, id.data ? id.data : "None");
+    if (calls->done[place])
+        return mistral_fail(m, STRUCTURE, "Duplicate tool call id %.*s in tool results",
+                            (int)id.n, id.data);
+    calls->done[place] = true;
+    calls->n_answers++;
     return 0;
 }
 
-/* Later versions match ids. */
+static int begin_calls(struct mistral *m, struct open_calls *calls,
+                       const struct mistral_message *message)
+{
+    *calls = (struct open_calls){.message = message};
+    int code = mistral_ids_init(m, message, 1, &calls->ids);
+    calls->done = arena_array(&m->arena, message->n_calls + 1, sizeof *calls->done);
+    if (code || !calls->done)
+        return mistral_no_memory(m);
+    size_t place = mistral_ids_repeated(&calls->ids);
+    if (place == SIZE_MAX)
+        return 0;
+    struct mistral_text id = message->calls[place].id;
+    return mistral_fail(m, STRUCTURE, "Duplicate tool call id %.*s in assistant message",
+                        (int)id.n, id.data);
+}
+
+/* Later versions match ids; the first message is passed over, as in the original. */
 static int check_ids(struct mistral *m)
 {
-    const struct mistral_message *calls = NULL;
-    size_t from = 1, answered = 0;
+    struct open_calls calls = {0};
     int code = 0;
     for (size_t i = 1; i < m->n_messages && !code; i++) {
         const struct mistral_message *message = &m->messages[i];
-        if (message->role == MISTRAL_TOOL) {
-            code = check_answer(m, calls, from, i);
-            answered++;
-        } else if (message->role == MISTRAL_ASSISTANT) {
-            if ((calls ? calls->n_calls : 0) != answered)
-                return mistral_fail(m, STRUCTURE, "%s", unequal);
-            calls = message;
-            from = i + 1;
-            answered = 0;
-            code = check_unique_calls(m, message);
-        }
+        if (message->role == MISTRAL_TOOL)
+            code = check_answer(m, &calls, message->call_id);
+        else if (message->role == MISTRAL_ASSISTANT)
+            code = all_answered(&calls) ? begin_calls(m, &calls, message)
+                                        : mistral_fail(m, STRUCTURE, "%s", unequal);
     }
-    if (!code && (calls ? calls->n_calls : 0) != answered && m->mode == MISTRAL_SERVING)
+    if (!code && !all_answered(&calls) && m->mode == MISTRAL_SERVING)
         return mistral_fail(m, STRUCTURE, "%s", unequal);
     return code;
 }
@@ -317,7 +319,7 @@ static int check_tools(struct mistral *m)
         struct buf words;
         int code = 0;
         buf_init(&words, 1 << 12);
-        if (json_is_object(schema) && !mistral_schema_holds(schema, &words))
+        if (json_is_object(schema) && !mistral_schema_holds(schema, &m->arena, &words))
             code = mistral_fail(m, "InvalidToolSchemaException", "Invalid tool schema: %s",
                                 words.data ? words.data : "");
         buf_free(&words);

@@ -77,7 +77,27 @@ int mistral_check(struct mistral *m);  /* validation */
 int mistral_normal(struct mistral *m); /* messages -> turns, system_prompt, effort */
 
 /* A JSON Schema against draft 7's own schema; the error is in *words, appended. Returns whether it
- * holds. */
-bool mistral_schema_holds(const json_t *schema, struct buf *words);
+ * holds. arena: for the time of the call. */
+bool mistral_schema_holds(const json_t *schema, struct arena *arena, struct buf *words);
+
+/* ---- ids of calls, for looking them up (mistral_ids.c); rows live in the arena */
+
+struct mistral_id {
+    struct mistral_text id;
+    size_t place; /* of the call in its row of calls */
+};
+
+struct mistral_ids {
+    struct mistral_id *rows; /* by id, then by place */
+    size_t n;
+};
+
+/* Of turns or messages [0, n): all their calls, numbered from 0. Returns 0 or ERR_NOMEM. */
+int mistral_ids_init(struct mistral *m, const struct mistral_message *messages, size_t n,
+                     struct mistral_ids *out);
+/* The place of the last call with this id, or SIZE_MAX. */
+size_t mistral_ids_place(const struct mistral_ids *ids, struct mistral_text id);
+/* The first call whose id an earlier one has, or SIZE_MAX. */
+size_t mistral_ids_repeated(const struct mistral_ids *ids);
 
 #endif

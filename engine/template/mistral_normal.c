@@ -125,36 +125,34 @@ static int copy_apart(struct mistral *m, const struct mistral_message *messages,
     return code;
 }
 
-static bool same(struct mistral_text a, struct mistral_text b)
+struct place {
+    size_t call, turn; /* what a result answers (SIZE_MAX: nothing), and where it is */
+};
+
+static int by_call(const void *a, const void *b)
 {
-    return a.n == b.n && a.data && b.data && memcmp(a.data, b.data, a.n) == 0;
+    const struct place *x = a, *y = b;
+    if (x->call != y->call)
+        return x->call < y->call ? -1 : 1;
+    return (x->turn > y->turn) - (x->turn < y->turn);
 }
 
 /* Put the results turns[from..n_turns) in the order of the calls of turns[calls_from..from). */
 static int order_results(struct mistral *m, size_t from, size_t calls_from)
 {
-    struct mistral_message *turns = m->turns;
-    size_t *places = arena_array(&m->arena, m->n_turns - from + 1, sizeof *places);
-    if (!places)
+    size_t n = m->n_turns - from;
+    struct mistral_ids ids;
+    struct mistral_message *results = m->turns + from;
+    struct place *places = arena_array(&m->arena, n + 1, sizeof *places);
+    struct mistral_message *moved = arena_array(&m->arena, n + 1, sizeof *moved);
+    if (!places || !moved || mistral_ids_init(m, m->turns + calls_from, from - calls_from, &ids))
         return mistral_no_memory(m);
-    for (size_t i = from; i < m->n_turns; i++) {
-        size_t n = 0;
-        places[i - from] = SIZE_MAX;
-        for (size_t a = calls_from; a < from; a++)
-            for (size_t c = 0; c < turns[a].n_calls; c++, n++)
-                if (same(turns[a].calls[c].id, turns[i].call_id))
-                    places[i - from] = n;
-    }
-    for (size_t i = from + 1; i < m->n_turns; i++) {
-        struct mistral_message moved = turns[i];
-        size_t place = places[i - from], k = i;
-        for (; k > from && places[k - 1 - from] > place; k--) {
-            turns[k] = turns[k - 1];
-            places[k - from] = places[k - 1 - from];
-        }
-        turns[k] = moved;
-        places[k - from] = place;
-    }
+    for (size_t i = 0; i < n; i++)
+        places[i] = (struct place){mistral_ids_place(&ids, results[i].call_id), i};
+    qsort(places, n, sizeof *places, by_call);
+    for (size_t i = 0; i < n; i++)
+        moved[i] = results[places[i].turn];
+    memcpy(results, moved, n * sizeof *results);
     return 0;
 }
 

@@ -330,3 +330,47 @@ TEST(a_vocabulary_without_the_tokens_is_refused)
     json_decref(json);
     tokenizer_close(t);
 }
+
+/* A list of `required` names and a row of calls with their results backwards, both so long that
+ * comparing each with each would outlast the test. */
+TEST(many_names_and_calls_are_matched_quickly)
+{
+    enum { N_NAMES = 150000, N_CALLS = 20000 };
+    json_t *names = json_array(), *calls = json_array(), *messages = json_array();
+    char text[32];
+    for (int i = 0; i < N_NAMES; i++) {
+        snprintf(text, sizeof text, "k%d", i);
+        json_array_append_new(names, json_string(text));
+    }
+    json_array_append_new(messages, json_pack("{s:s, s:s}", "role", "user", "content", "a"));
+    json_array_append_new(messages,
+                          json_pack("{s:s, s:o}", "role", "assistant", "tool_calls", calls));
+    for (int i = 0; i < N_CALLS; i++) {
+        snprintf(text, sizeof text, "%09d", i);
+        json_array_append_new(calls, json_pack("{s:s, s:{s:s, s:s}}", "id", text, "function",
+                                               "name", "t", "arguments", ""));
+        snprintf(text, sizeof text, "%09d", N_CALLS - 1 - i);
+        json_array_append_new(messages, json_pack("{s:s, s:s, s:s}", "role", "tool", "tool_call_id",
+                                                  text, "content", i ? "" : "z"));
+    }
+    json_t *request =
+        json_pack("{s:s, s:o, s:[{s:{s:s, s:{s:o}}}]}", "model", "m", "messages", messages, "tools",
+                  "function", "name", "t", "parameters", "required", names);
+    struct tokenizer *t = open_bytes(N_CONTROL);
+    struct token_list ids = {0};
+    const char *kind = NULL;
+    struct err err = {0};
+    EXPECT(request != NULL);
+    if (mistral_encode_chat(t, 13, MISTRAL_SERVING, request, &ids, &kind, &err))
+        EXPECT_STR(err.text, "");
+    /* the first result that came answers the last call: [TOOL_RESULTS] z [/TOOL_RESULTS] */
+    EXPECT(ids.n > 3 * N_CALLS);
+    EXPECT_INT(ids.ids[ids.n - 2], N_CONTROL + 'z');
+    json_array_append_new(names, json_string("k0"));
+    token_list_free(&ids);
+    EXPECT_INT(mistral_encode_chat(t, 13, MISTRAL_SERVING, request, &ids, &kind, &err), ERR_VALUE);
+    EXPECT_STR(kind, "InvalidToolSchemaException");
+    token_list_free(&ids);
+    json_decref(request);
+    tokenizer_close(t);
+}
