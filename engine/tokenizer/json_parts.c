@@ -87,7 +87,7 @@ static int replace_part(struct pipeline *p, const json_t *part)
     if (!json_is_string(regex))
         return malformed(p->err, "normalizer.pattern");
     p->t->normal.needs_utf8 = true;
-    return regex_open(json_string_value(regex), json_string_length(regex), true,
+    return regex_open(json_string_value(regex), json_string_length(regex), REGEX_ONIGURUMA,
                       "tokenizer.json: normalizer.pattern", &step->pattern, p->err);
 }
 
@@ -177,7 +177,7 @@ static int metaspace_part(struct pipeline *p, const json_t *part)
     }
     p->split_spaces = split && !p->unigram; /* bpe.c cuts there by itself */
     return split && p->unigram
-               ? pretok_add(&p->t->pretok, SPACE, strlen(SPACE), true, true, BEHAVIOR_WITH_NEXT,
+               ? pretok_add(&p->t->pretok, SPACE, strlen(SPACE), REGEX_LITERAL, BEHAVIOR_WITH_NEXT,
                             "tokenizer.json: pre_tokenizer", p->err)
                : 0;
 }
@@ -196,11 +196,11 @@ static int read_behavior(const json_t *part, enum behavior *out)
     return ERR_FORMAT;
 }
 
-static int add_stage(struct pipeline *p, const char *pattern, size_t n, bool literal,
+static int add_stage(struct pipeline *p, const char *pattern, size_t n, enum regex_kind kind,
                      enum behavior behavior, bool invert)
 {
     struct pretok *pretok = &p->t->pretok;
-    int code = pretok_add(pretok, pattern, n, literal, true, behavior,
+    int code = pretok_add(pretok, pattern, n, kind, behavior,
                           "tokenizer.json: pre_tokenizer", p->err);
     if (!code)
         pretok->stages[pretok->n - 1].invert = invert;
@@ -218,7 +218,8 @@ static int split_part(struct pipeline *p, const json_t *part)
         return malformed(p->err, "pre_tokenizer.pattern");
     if (read_behavior(part, &behavior))
         return malformed(p->err, "pre_tokenizer.behavior");
-    return add_stage(p, json_string_value(used), json_string_length(used), text != NULL, behavior,
+    return add_stage(p, json_string_value(used), json_string_length(used),
+                     text ? REGEX_LITERAL : REGEX_ONIGURUMA, behavior,
                      json_is_true(json_object_get(part, "invert")));
 }
 
@@ -230,7 +231,7 @@ static int byte_level_part(struct pipeline *p, const json_t *part)
     int code = 0;
     p->byte_level = true;
     if (cuts) {
-        code = add_stage(p, PRETOK_GPT2, strlen(PRETOK_GPT2), false, BEHAVIOR_ISOLATED, false);
+        code = add_stage(p, PRETOK_GPT2, strlen(PRETOK_GPT2), REGEX_RUST, BEHAVIOR_ISOLATED, false);
     } else if (prefix) {
         if (pretok->n == STAGES_MAX)
             return malformed(p->err, "pretokenizers");
@@ -246,15 +247,15 @@ static int delimiter_part(struct pipeline *p, const json_t *part)
     const json_t *text = json_object_get(part, "delimiter");
     if (!json_is_string(text))
         return malformed(p->err, "pre_tokenizer.delimiter");
-    return add_stage(p, json_string_value(text), json_string_length(text), true, BEHAVIOR_REMOVED,
-                     false);
+    return add_stage(p, json_string_value(text), json_string_length(text), REGEX_LITERAL,
+                     BEHAVIOR_REMOVED, false);
 }
 
 static int digits_part(struct pipeline *p, const json_t *part)
 {
     const char *pattern =
         json_is_true(json_object_get(part, "individual_digits")) ? "\\p{N}" : "\\p{N}+";
-    return add_stage(p, pattern, strlen(pattern), false, BEHAVIOR_ISOLATED, false);
+    return add_stage(p, pattern, strlen(pattern), REGEX_RUST, BEHAVIOR_ISOLATED, false);
 }
 
 static int punctuation_part(struct pipeline *p, const json_t *part)
@@ -263,16 +264,16 @@ static int punctuation_part(struct pipeline *p, const json_t *part)
     enum behavior behavior = BEHAVIOR_ISOLATED;
     if (json_object_get(part, "behavior") && read_behavior(part, &behavior))
         return malformed(p->err, "pre_tokenizer.behavior");
-    return add_stage(p, pattern, sizeof pattern - 1, false, behavior, false);
+    return add_stage(p, pattern, sizeof pattern - 1, REGEX_RUST, behavior, false);
 }
 
 static int whitespace_part(struct pipeline *p, const json_t *part)
 {
     static const char words[] = "\\w+|[^\\w\\s]+", spaces[] = "\\s+";
     if (!strcmp(type_of(part), "Whitespace"))
-        return add_stage(p, words, sizeof words - 1, false, BEHAVIOR_REMOVED, true);
+        return add_stage(p, words, sizeof words - 1, REGEX_RUST, BEHAVIOR_REMOVED, true);
     p->cut_at_spaces = true;
-    return add_stage(p, spaces, sizeof spaces - 1, false, BEHAVIOR_REMOVED, false);
+    return add_stage(p, spaces, sizeof spaces - 1, REGEX_RUST, BEHAVIOR_REMOVED, false);
 }
 
 static int pre_tokenizer_part(struct pipeline *p, const json_t *part)

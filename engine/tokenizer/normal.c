@@ -43,8 +43,11 @@ bool normal_word_at(const char *text, size_t n)
     if (n == 0 || utf8_decode(text, n, &c) <= 0)
         return false;
     utf8proc_category_t category = utf8proc_category((utf8proc_int32_t)c);
+    bool joiner = c == 0x200C || c == 0x200D;
+    bool in_circle_or_square = (c >= 0x24B6 && c <= 0x24E9) || (c >= 0x1F130 && c <= 0x1F149) ||
+                               (c >= 0x1F150 && c <= 0x1F169) || (c >= 0x1F170 && c <= 0x1F189);
     return (category >= UTF8PROC_CATEGORY_LU && category <= UTF8PROC_CATEGORY_NL) ||
-           category == UTF8PROC_CATEGORY_PC;
+           category == UTF8PROC_CATEGORY_PC || joiner || in_circle_or_square;
 }
 
 bool normal_word_before(const char *text, size_t n)
@@ -205,6 +208,8 @@ static int compose(enum step_kind kind, const struct buf *in, struct buf *out)
     return code;
 }
 
+enum { DOTTED_I = 0x130 }; /* the one character whose lower case is two: i and a dot above */
+
 /* Character by character: lower case, or without marks. */
 static void map_characters(enum step_kind kind, const struct buf *in, struct buf *out)
 {
@@ -221,6 +226,10 @@ static void map_characters(enum step_kind kind, const struct buf *in, struct buf
         if (kind == STEP_STRIP_ACCENTS && category >= UTF8PROC_CATEGORY_MN &&
             category <= UTF8PROC_CATEGORY_ME)
             continue;
+        if (kind == STEP_LOWERCASE && c == DOTTED_I) {
+            buf_text(out, "i\xCC\x87");
+            continue;
+        }
         if (kind == STEP_LOWERCASE)
             c = (uint32_t)utf8proc_tolower((utf8proc_int32_t)c);
         buf_add(out, bytes, (size_t)utf8_encode(c, bytes));

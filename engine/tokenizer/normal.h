@@ -23,7 +23,7 @@ struct step {
         STEP_NFD,
         STEP_NFKC,
         STEP_NFKD,
-        STEP_LOWERCASE,     /* character by character, as far as one character maps to one */
+        STEP_LOWERCASE,     /* character by character, whatever stands beside it */
         STEP_STRIP,         /* white space at the start (`left`), at the end (`right`) */
         STEP_STRIP_ACCENTS, /* marks (categories Mn, Mc, Me) are left out */
     } kind;
@@ -49,7 +49,8 @@ int normal_run(const struct normalizer *m, const char *text, size_t n, bool firs
 /* Bytes of the white space character (Unicode's White_Space property) at text[0..n); 0: none. */
 size_t normal_space_at(const char *text, size_t n);
 
-/* Whether a word character (a letter, mark, digit or connector) ends text[0..n), or starts it. */
+/* Whether a word character (Unicode Technical Standard 18, annex C: a letter, also in a circle or
+ * square, mark, digit, connector or joiner) ends text[0..n), or starts it. */
 bool normal_word_before(const char *text, size_t n);
 bool normal_word_at(const char *text, size_t n);
 

@@ -15,14 +15,13 @@ struct piece {
     bool match;
 };
 
-int pretok_add(struct pretok *p, const char *pattern, size_t n, bool literal, bool lines,
+int pretok_add(struct pretok *p, const char *pattern, size_t n, enum regex_kind kind,
                enum behavior behavior, const char *where, struct err *err)
 {
     struct regex *regex = NULL;
     if (p->n == STAGES_MAX)
         return err_set(err, ERR_FORMAT, "%s: more than %d stages", where, STAGES_MAX);
-    int code = literal ? regex_open_literal(pattern, n, where, &regex, err)
-                       : regex_open(pattern, n, lines, where, &regex, err);
+    int code = regex_open(pattern, n, kind, where, &regex, err);
     if (code)
         return code;
     p->stages[p->n++] = (struct stage){.pattern = regex, .behavior = behavior};

@@ -37,9 +37,8 @@ struct pretok {
 #define PRETOK_GPT2                                                                                \
     "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+"
 
-/* Append a stage; ERR_FORMAT when there are too many, else as regex_open. literal: the pattern is
- * a text. */
-int pretok_add(struct pretok *p, const char *pattern, size_t n, bool literal, bool lines,
+/* Append a stage; ERR_FORMAT when there are too many, else as regex_open. */
+int pretok_add(struct pretok *p, const char *pattern, size_t n, enum regex_kind kind,
                enum behavior behavior, const char *where, struct err *err);
 /* Append the stages that llama.cpp's pre-tokenizer of this name stands for; *ignore_merges as it
  * says there. ERR_FORMAT naming an unknown one. */

@@ -81,7 +81,7 @@ int pretok_add_named(struct pretok *p, const char *name, size_t n, bool *ignore_
     *ignore_merges = row->ignore_merges;
     int code = 0;
     for (int i = 0; i < PATTERNS_MAX && row->patterns[i] && !code; i++)
-        code = pretok_add(p, row->patterns[i], strlen(row->patterns[i]), false, false,
+        code = pretok_add(p, row->patterns[i], strlen(row->patterns[i]), REGEX_RUST,
                           BEHAVIOR_ISOLATED, where, err);
     return code;
 }

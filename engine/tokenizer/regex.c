@@ -25,32 +25,38 @@ struct regex_work {
 
 /* ---- rewriting */
 
-/* Unicode's White_Space, and what Oniguruma calls a word character, as the inside of a class. */
+/* Unicode's White_Space, and the word characters of both engines (Unicode Technical Standard 18,
+ * annex C: what is Alphabetic, which includes letters in circles and squares, marks, digits and
+ * connectors), as the inside of a class. */
 static const char SPACES[] = "\\t-\\r\\x{20}\\x{85}\\x{A0}\\x{1680}\\x{2000}-\\x{200A}\\x{2028}"
                              "\\x{2029}\\x{202F}\\x{205F}\\x{3000}";
-static const char WORDS[] = "\\p{L}\\p{M}\\p{Nd}\\p{Nl}\\p{Pc}";
+static const char WORDS[] =
+    "\\p{L}\\p{M}\\p{Nd}\\p{Nl}\\p{Pc}\\x{24B6}-\\x{24E9}\\x{1F130}-\\x{1F149}"
+    "\\x{1F150}-\\x{1F169}\\x{1F170}-\\x{1F189}";
+static const char RUST_WORDS[] = "\\x{200C}\\x{200D}";
+static const char ONIGURUMA_WORDS[] = "\\x{B2}\\x{B3}\\x{B9}\\x{BC}-\\x{BE}";
 
-/* A class escape by its set; NULL when it cannot be written there. */
-static const char *rewrite_set(char name, bool in_class, struct buf *out)
+/* A class escape by its set; NULL, or why it cannot be written there. */
+static const char *rewrite_set(char name, bool in_class, enum regex_kind kind, struct buf *out)
 {
-    const char *set = name == 's' || name == 'S' ? SPACES : WORDS;
-    bool negated = name == 'S' || name == 'W';
+    bool space = name == 's' || name == 'S', negated = name == 'S' || name == 'W';
+    const char *more = kind == REGEX_RUST ? RUST_WORDS : in_class ? "" : ONIGURUMA_WORDS;
     if (in_class && negated)
         return "a negated \\S or \\W inside a class";
-    if (in_class)
-        buf_text(out, set);
-    else
-        buf_format(out, "[%s%s]", negated ? "^" : "", set);
+    if (space)
+        more = "";
+    buf_format(out, "%s%s%s%s", in_class ? "" : negated ? "[^" : "[", space ? SPACES : WORDS, more,
+               in_class ? "" : "]");
     return NULL;
 }
 
 /* pattern[at] is the character after a backslash. *used: characters of the escape after it. */
 static const char *rewrite_escape(const char *pattern, size_t n, size_t at, bool in_class,
-                                  struct buf *out)
+                                  enum regex_kind kind, struct buf *out)
 {
     char name = at < n ? pattern[at] : 0;
     if (name && strchr("sSwW", name))
-        return rewrite_set(name, in_class, out);
+        return rewrite_set(name, in_class, kind, out);
     if (name && strchr("hHRXKGyYkgCQE", name))
         return "an escape whose meaning differs between engines";
     if (name == 'd' || name == 'D')
@@ -63,14 +69,14 @@ static const char *rewrite_escape(const char *pattern, size_t n, size_t at, bool
 }
 
 /* NULL, or what keeps the pattern from being rewritten. */
-static const char *rewrite(const char *pattern, size_t n, struct buf *out)
+static const char *rewrite(const char *pattern, size_t n, enum regex_kind kind, struct buf *out)
 {
     bool in_class = false;
     for (size_t i = 0; i < n; i++) {
         char c = pattern[i];
         const char *wrong = NULL;
         if (c == '\\') {
-            wrong = rewrite_escape(pattern, n, ++i, in_class, out);
+            wrong = rewrite_escape(pattern, n, ++i, in_class, kind, out);
             i += i < n && pattern[i] == 'u' && n - i > 4 ? 4 : 0;
         } else if (!in_class) {
             buf_byte(out, c);
@@ -131,40 +137,32 @@ static int open_rewritten(const struct buf *pattern, uint32_t options, const cha
     return code;
 }
 
-int regex_open(const char *pattern, size_t n, bool lines, const char *where, struct regex **out,
-               struct err *err)
+int regex_open(const char *pattern, size_t n, enum regex_kind kind, const char *where,
+               struct regex **out, struct err *err)
 {
     /* written without the look-behind, this one is quadratic in a run of white space */
     static const char trailing[] = "\\s+$", guarded[] = "(?<!\\s)\\s++$";
+    static const uint32_t options[] = {[REGEX_LITERAL] = PCRE2_LITERAL,
+                                       [REGEX_RUST] = PCRE2_DOLLAR_ENDONLY,
+                                       [REGEX_ONIGURUMA] = PCRE2_MULTILINE};
     struct buf text;
+    const char *wrong = NULL;
     *out = NULL;
     if (n == 0 || n > REGEX_PATTERN_MAX || memchr(pattern, 0, n))
         return err_set(err, ERR_FORMAT, "%s: the pattern is empty or too long", where);
-    if (n == sizeof trailing - 1 && !memcmp(pattern, trailing, n)) {
+    if (kind != REGEX_LITERAL && n == sizeof trailing - 1 && !memcmp(pattern, trailing, n)) {
         pattern = guarded;
         n = sizeof guarded - 1;
     }
     buf_init(&text, 0);
-    uint32_t options =
-        PCRE2_UCP | PCRE2_NEVER_BACKSLASH_C | (lines ? PCRE2_MULTILINE : PCRE2_DOLLAR_ENDONLY);
-    const char *wrong = rewrite(pattern, n, &text);
+    if (kind == REGEX_LITERAL)
+        buf_add(&text, pattern, n);
+    else
+        wrong = rewrite(pattern, n, kind, &text);
+    uint32_t more = kind == REGEX_LITERAL ? 0 : PCRE2_UCP | PCRE2_NEVER_BACKSLASH_C;
     int code = wrong
                    ? err_set(err, ERR_FORMAT, "%s: the pattern: %s is not supported", where, wrong)
-                   : open_rewritten(&text, options, where, out, err);
-    buf_free(&text);
-    return code;
-}
-
-int regex_open_literal(const char *literal, size_t n, const char *where, struct regex **out,
-                       struct err *err)
-{
-    struct buf text;
-    *out = NULL;
-    if (n == 0 || n > REGEX_PATTERN_MAX || memchr(literal, 0, n))
-        return err_set(err, ERR_FORMAT, "%s: the pattern is empty or too long", where);
-    buf_init(&text, 0);
-    buf_add(&text, literal, n);
-    int code = open_rewritten(&text, PCRE2_LITERAL, where, out, err);
+                   : open_rewritten(&text, options[kind] | more, where, out, err);
     buf_free(&text);
     return code;
 }

@@ -224,7 +224,7 @@ static int load(struct tokenizer *t, const json_t *root, int vocab_size, struct 
     int code = read_config(root, &c, err);
     if (!code)
         code = pretok_add(&t->pretok, json_string_value(c.pattern), json_string_length(c.pattern),
-                          false, false, BEHAVIOR_ISOLATED, "tekken.json: config.pattern", err);
+                          REGEX_RUST, BEHAVIOR_ISOLATED, "tekken.json: config.pattern", err);
     if (!code && vocab_size && c.n_ids > vocab_size)
         code = err_set(err, ERR_FORMAT, "%s: config.default_vocab_size %d is above vocab_size %d",
                        FILE_NAME, c.n_ids, vocab_size);

@@ -74,14 +74,20 @@ def assigned() -> list[str]:
 
 @functools.cache
 def newer_characters() -> frozenset[str]:
-    """Those that the `tokenizers` package's tables of Unicode's forms and marks, older than Python's,
-    lack."""
-    normalizers = pytest.importorskip("tokenizers").normalizers
-    strip = normalizers.StripAccents()
-    forms = [(name, getattr(normalizers, name)()) for name in ("NFD", "NFKD")]
-    return frozenset(c for c in assigned() if ord(c) > 127 and any(
-        form.normalize_str(c) != unicodedata.normalize(name, c) for name, form in forms) or (
-            unicodedata.category(c)[0] == "M" and strip.normalize_str(c) == c))
+    """Those on which the `tokenizers` package's tables of Unicode's forms, marks and punctuation, older
+    than Python's, differ from it."""
+    tokenizers = pytest.importorskip("tokenizers")
+    strip = tokenizers.normalizers.StripAccents()
+    forms = [(name, getattr(tokenizers.normalizers, name)()) for name in ("NFD", "NFKD")]
+    punctuation = tokenizers.pre_tokenizers.Punctuation()
+
+    def differs(c: str) -> bool:
+        kind = unicodedata.category(c)[0]
+        return (any(form.normalize_str(c) != unicodedata.normalize(name, c) for name, form in forms)
+                or (kind == "M") != (strip.normalize_str(c) != c)
+                or (kind == "P") != (len(punctuation.pre_tokenize_str(f"a{c}a")) > 1))
+
+    return frozenset(c for c in assigned() if ord(c) > 127 and differs(c))
 
 
 def random_texts(specials: list[str]) -> list[str]:

@@ -9,7 +9,8 @@ import json
 
 import pytest
 
-from test_tokenizers import ROOT, compare, corpus_texts, newer_characters, random_texts
+from test_tokenizers import (N_RANDOM, ROOT, assigned, compare, corpus_texts, newer_characters, ours,
+                             random_texts)
 
 tokenizers = pytest.importorskip("tokenizers")
 from tokenizers import (AddedToken, Regex, Tokenizer, decoders, models, normalizers,  # noqa: E402
@@ -232,3 +233,57 @@ def test_kind(kind, tmp_path):
     texts = corpus_texts()[::20] + random_texts(specials)
     texts = [text for text in texts if not newer_characters().intersection(text)]
     compare(path, texts, True, lambda text: reference.encode(text, add_special_tokens=False).ids)
+
+
+def without(pattern):
+    """What the pattern matches is left out, so that the ids tell what it matches."""
+    return train_bytes(sequence(pre_tokenizers.Split(Regex(pattern), "removed"), byte_level(regex=False)))
+
+
+def first_a_removed(pre):
+    """Words lose an "a" that they begin with, so that the ids tell where words begin."""
+    return train_bytes(sequence(pre, pre_tokenizers.Split(Regex("^a"), "removed"), byte_level(regex=False)))
+
+
+def whole_word():
+    t = train_bytes(byte_level())
+    t.add_tokens([AddedToken("the", single_word=True, normalized=False)])
+    return t
+
+
+BY_CHARACTER = {
+    **{p: (lambda p=p: without(p)) for p in (
+        r"\w", r"\W", r"\s", r"\S", r"\d", r"\D", r"\p{L}", r"\p{N}", r"\p{P}", r"\p{S}", r"\p{M}",
+        r"\p{Lu}", r"\p{Ll}", r"\p{Lt}", r"\p{Lm}", r"\p{Lo}", "(?i:[ks])", r"[^\w\s]", ".", "^a|a$")},
+    "Whitespace": lambda: first_a_removed(pre_tokenizers.Whitespace()),
+    "WhitespaceSplit": lambda: first_a_removed(pre_tokenizers.WhitespaceSplit()),
+    "Digits": lambda: first_a_removed(pre_tokenizers.Digits(individual_digits=True)),
+    "Punctuation": lambda: first_a_removed(pre_tokenizers.Punctuation()),
+    "ByteLevel": lambda: train_bytes(sequence(
+        pre_tokenizers.Split(Regex(r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|"
+                                   r"\s+(?!\S)|\s+"), "isolated"),
+        pre_tokenizers.Split(Regex("^a"), "removed"), byte_level(regex=False))),
+    "single_word": whole_word,
+    "Strip": lambda: train_bytes(byte_level(), normalizers.Strip(left=True, right=True)),
+    "Lowercase": lambda: train_bytes(byte_level(), normalizers.Lowercase()),
+    "StripAccents": lambda: train_bytes(byte_level(), normalizers.StripAccents()),
+    "NFKC": lambda: train_bytes(byte_level(), normalizers.NFKC()),
+}
+
+
+@pytest.mark.parametrize("name", BY_CHARACTER)
+def test_every_character(name, tmp_path):
+    """All of Unicode that all know, one character in a text; a part of it unless asked for more."""
+    t = BY_CHARACTER[name]()
+    path = tmp_path / "tokenizer.json"
+    t.save(str(path))
+    reference = Tokenizer.from_file(str(path))
+    characters = [c for c in assigned() if c not in newer_characters()]
+    dense = [c for c in characters if ord(c) < 0x3000]
+    characters = dense + characters[len(dense)::max(1, 100_000 // N_RANDOM)]
+    texts = [f"{c}the{c}a" for c in characters]
+    want = [e.ids for e in reference.encode_batch(texts, add_special_tokens=False)]
+    wrong = [f"U+{ord(c):04X}" for c, got, ids in zip(characters, ours(path, texts, True), want,
+                                                      strict=True) if got["ids"] != ids]
+    assert not wrong, f"{len(wrong)} of {len(texts)} differ: {wrong[:20]}"
+    print(f"{name}: {len(texts)} characters")

@@ -77,6 +77,7 @@ TEST(steps_do_what_they_say)
     EXPECT_STR(run((struct step){.kind = STEP_REPLACE, .from = "a"}, "aba"), "b");
     EXPECT_STR(run((struct step){.kind = STEP_LOWERCASE}, "A\xC3\x84 \xCE\xA3"),
                "a\xC3\xA4 \xCF\x83");
+    EXPECT_STR(run((struct step){.kind = STEP_LOWERCASE}, "\xC4\xB0"), "i\xCC\x87");
     EXPECT_STR(run((struct step){.kind = STEP_STRIP_ACCENTS}, "e\xCC\x81x"), "ex");
     EXPECT_STR(run((struct step){.kind = STEP_STRIP, .left = true}, " \xE3\x80\x80 a "), "a ");
     EXPECT_STR(run((struct step){.kind = STEP_STRIP, .right = true}, " a\xC2\xA0\n"), " a");
@@ -154,6 +155,8 @@ TEST(spaces_and_word_characters)
     EXPECT_INT(normal_space_at("", 0), 0);
     EXPECT(normal_word_at("a", 1) && normal_word_at("_", 1) && normal_word_at("7", 1));
     EXPECT(normal_word_at("\xC3\xA9", 2) && normal_word_at("\xCC\x81", 2));
+    EXPECT(normal_word_at("\xE2\x92\xB6", 3) && normal_word_at("\xE2\x80\x8D", 3));
+    EXPECT(!normal_word_at("\xE2\x92\xB5", 3) && !normal_word_at("\xE2\x80\x8E", 3));
     EXPECT(!normal_word_at("-", 1) && !normal_word_at("", 0) && !normal_word_at("\xFF", 1));
     EXPECT(normal_word_before("x\xC3\xA9", 3) && !normal_word_before("x ", 2));
     EXPECT(!normal_word_before("", 0));
