@@ -126,7 +126,7 @@ static void end_frame(struct answer *a, const struct choice *c, struct buf *out)
 static void write_role_frame(struct answer *a, struct choice *c, struct buf *out)
 {
     begin_frame(a, c, out);
-    a->form->write_role(out);
+    a->form->write_role(c, out);
     end_frame(a, c, out);
 }
 

@@ -34,7 +34,7 @@ struct answer_form {
     void (*write_whole)(struct answer *a, struct choice *c, struct buf *out);
     void (*write_delta)(struct answer *a, struct choice *c, struct buf *out);
     void (*write_end)(struct answer *a, struct choice *c, struct buf *out);
-    void (*write_role)(struct buf *out); /* NULL unless role_first */
+    void (*write_role)(const struct choice *c, struct buf *out); /* NULL unless role_first */
     /* What the choice's parser found: into the choice for a whole answer; the members of a chunk
      * with it. NULL in a form without parsers. */
     void (*take_piece)(struct answer *a, struct choice *c, const struct answer_piece *piece);

@@ -117,11 +117,12 @@ static void chat_write_piece(struct answer *a, struct choice *c, const struct an
     write_ids(a, c, out);
 }
 
-/* content is null where all there is are calls or reasoning. */
+/* content is null where there may be calls or reasoning and is no text, here and in the sum of a
+ * stream's chunks. */
 static void chat_whole(struct answer *a, struct choice *c, struct buf *out)
 {
     buf_text(out, "\"message\":{\"role\":\"assistant\",\"content\":");
-    if (!c->text.size && (c->calls.size || c->reasoning.size))
+    if (!c->text.size && c->parser)
         buf_text(out, "null");
     else
         buf_json_string(out, c->text.data, c->text.size);
@@ -142,10 +143,12 @@ static void chat_whole(struct answer *a, struct choice *c, struct buf *out)
     write_ids(a, c, out);
 }
 
-static void chat_role(struct buf *out)
+static void chat_role(const struct choice *c, struct buf *out)
 {
-    buf_text(out, "\"delta\":{\"role\":\"assistant\",\"content\":\"\"},\"logprobs\":null,"
-                  "\"finish_reason\":null");
+    buf_format(out,
+               "\"delta\":{\"role\":\"assistant\",\"content\":%s},\"logprobs\":null,"
+               "\"finish_reason\":null",
+               c->parser ? "null" : "\"\"");
 }
 
 static void chat_delta(struct answer *a, struct choice *c, struct buf *out)

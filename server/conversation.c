@@ -37,7 +37,7 @@ static int render(const struct app *app, const struct request *r, struct templat
         .tools = r->tools.offered,
         .kwargs = r->kwargs,
         .add_generation_prompt = r->add_generation_prompt,
-        .continue_final_message = r->continue_final_message,
+        .continue_final_message = r->continue_final_message || r->prefix,
     };
     int code = chat_render(engine_chat(app->engine), &request, out, err);
     if (code == ERR_VALUE && err && !err->param[0]) /* what the template raised */

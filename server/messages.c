@@ -15,6 +15,7 @@ struct build {
     json_t *issued; /* object: ids of the tool calls so far, as keys */
     struct err *err;
     char path[96]; /* of the message: "messages[3]" */
+    bool is_last;
     char function_id[16]; /* of the last function_call; "" */
     int n_function_calls;
 };
@@ -85,6 +86,19 @@ static int member_string(struct build *b, const char *path, const json_t *object
         return too_long(b->err, below(path, name), bytes_max, json_string_length(value));
     *out = value;
     return 1;
+}
+
+static int take_prefix(struct build *b, const json_t *message, json_t *target)
+{
+    const json_t *prefix = field_get(message, "prefix");
+    if (prefix && !json_is_boolean(prefix))
+        return wrong_type(b->err, below(b->path, "prefix"), "a boolean", prefix);
+    if (!json_is_true(prefix))
+        return 0;
+    if (!b->is_last)
+        return err_param(b->err, ERR_VALUE, below(b->path, "prefix").text,
+                         "Invalid '%s.prefix': only the final message can be continued.", b->path);
+    return json_object_set_new(target, "prefix", json_true()) ? no_memory(b->err) : 0;
 }
 
 static bool known_part(const char *type)
@@ -326,6 +340,8 @@ static int build_assistant(struct build *b, const json_t *message, json_t *targe
         return code;
     if (reasoning && json_object_set(target, "reasoning_content", (json_t *)reasoning))
         return no_memory(b->err);
+    if ((code = take_prefix(b, message, target)))
+        return code;
     if (!reasoning && (code = add_thinking(b, message, target)))
         return code;
     if (!*content && refusal)
@@ -407,6 +423,7 @@ static int build_all(struct build *b, const json_t *messages)
     for (size_t i = 0; i < json_array_size(messages); i++) {
         const json_t *message = json_array_get(messages, i);
         snprintf(b->path, sizeof b->path, "messages[%zu]", i);
+        b->is_last = i + 1 == json_array_size(messages);
         if (!json_is_object(message))
             return field_type_error(b->err, b->path, "an object", message);
         json_t *target = json_object();

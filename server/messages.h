@@ -20,6 +20,7 @@ enum {
  *   role       "system" (also for developer), "user", "assistant", "tool" (also for function)
  *   content    a string (text parts are joined with a line break between two), or null for an
  *              assistant that only called tools
+ *   prefix     true, if so sent, of the final message, which must be an assistant's
  *   name, tool_call_id, reasoning_content   as sent, when sent (Mistral's parts of type thinking
  *              are reasoning_content, too)
  *   tool_calls (also for function_call, whose function message gets its tool_call_id)

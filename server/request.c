@@ -415,10 +415,11 @@ static int parse_final_message(struct request *r, struct err *err)
         return err_param(
             err, ERR_VALUE, "continue_final_message",
             "'continue_final_message' and 'add_generation_prompt' exclude each other.");
-    r->add_generation_prompt = prompt && !r->continue_final_message;
+    const json_t *last = json_array_get(r->messages, json_array_size(r->messages) - 1);
+    r->prefix = json_is_true(json_object_get(last, "prefix"));
+    r->add_generation_prompt = prompt && !r->continue_final_message && !r->prefix;
     if (!r->continue_final_message)
         return 0;
-    const json_t *last = json_array_get(r->messages, json_array_size(r->messages) - 1);
     if (strcmp(json_string_value(json_object_get(last, "role")), "assistant") ||
         !json_is_string(json_object_get(last, "content")))
         return err_param(err, ERR_VALUE, "continue_final_message",

@@ -58,6 +58,7 @@ struct request {
     json_t *kwargs;   /* or NULL */
     struct tools tools;
     bool add_generation_prompt, continue_final_message;
+    bool prefix; /* the final message says of itself, as Mistral's API has it, that it goes on */
     bool split_reasoning; /* else it stays in the text (reasoning_format "none") */
     bool show_reasoning;  /* else it is left out (include_reasoning false) */
     /* completions */

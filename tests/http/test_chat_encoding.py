@@ -56,6 +56,22 @@ def test_mistrals_own_encoding_by_option():
         assert tokens == prompt_ids(server)
 
 
+def test_a_final_message_goes_on(server):
+    """Mistral's prefix and vLLM's continue_final_message are one thing to a template."""
+    def rendered(content, mark, **fields):
+        status, _, body = server.post("/apply-template", {"messages": [
+            *HELLO, {"role": "assistant", "content": content, **mark}], **fields})
+        assert status == 200, body
+        return json.loads(body)["prompt"]
+
+    begun = rendered("Hi, I am", {"prefix": True})
+    assert begun.endswith("[/INST] Hi, I am") or begun.endswith("[/INST]Hi, I am")
+    assert rendered("Hi, I am", {}, continue_final_message=True, add_generation_prompt=False) == begun
+    assert rendered("Hi, I am", {"prefix": False}) != begun
+    parts = [{"type": "text", "text": "Hi, I am"}]
+    assert rendered(parts, {"prefix": True}) == begun
+
+
 def test_a_checkpoint_as_mistral_ships_it(tmp_path):
     shipped = data_path("weights/stories260K/mistral-native-bf16")
     with serving("--mistral-native", str(shipped)) as server:

@@ -74,6 +74,7 @@ def test_tool_loop_streamed(client):
     assert [(e.name, json.loads(e.arguments)) for e in done] == [("get_weather", {"location": "Paris"})]
     whole = client.chat.completions.create(**HOW, messages=PARIS, tools=[WEATHER]).choices[0]
     message = final.choices[0].message
+    assert message.content is None and whole.message.content is None
     assert final.choices[0].finish_reason == whole.finish_reason == "tool_calls"
     assert [(c.function.name, c.function.arguments) for c in message.tool_calls] == \
         [(c.function.name, c.function.arguments) for c in whole.message.tool_calls]

@@ -407,6 +407,22 @@ TEST(values_arrive)
                                 "\"assistant\",\"content\":\"a\"}]}"),
                0);
     EXPECT(request.continue_final_message && !request.add_generation_prompt);
+    EXPECT(!request.prefix);
+
+    EXPECT_INT(parse_text(CHAT, "{\"messages\":[{\"role\":\"assistant\",\"content\":\"a\","
+                                "\"prefix\":true}]}"),
+               0);
+    EXPECT(request.prefix && !request.continue_final_message && !request.add_generation_prompt);
+    EXPECT_INT(parse_text(CHAT, "{\"messages\":[{\"role\":\"assistant\",\"content\":\"a\","
+                                "\"prefix\":false}]}"),
+               0);
+    EXPECT(!request.prefix && request.add_generation_prompt);
+    EXPECT_INT(parse_text(CHAT, "{\"messages\":[{\"role\":\"assistant\",\"content\":\"a\","
+                                "\"prefix\":1}]}"),
+               ERR_TYPE);
+    EXPECT_INT(parse_text(CHAT, "{\"messages\":[{\"role\":\"assistant\",\"content\":\"a\","
+                                "\"prefix\":true},{\"role\":\"user\",\"content\":\"b\"}]}"),
+               ERR_VALUE);
 }
 
 /* Every byte string a client may send as a body gives an answer. */
