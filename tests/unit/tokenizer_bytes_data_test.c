@@ -104,7 +104,7 @@ TEST_SECONDS(llama_3_gives_the_published_ids, 60)
     expect_gguf_cases(t, "llama-bpe");
     expect_cases(t, "llama", "Xenova/llama3-tokenizer-new", true);
     expect_cases(t, "llama", "Xenova/llama3-tokenizer", false);
-    expect_swift(t, "pcuenq/Llama-3.2-1B-Instruct-tokenizer");
+    expect_swift(t, "pcuenq/Llama-3.2-1B-Instruct-tokenizer", 0, 0);
     expect_encoded(t, "llama_3.2_encoded");
     EXPECT_INT(expect_lines(t, "tokenizers/expected/ml-net/LLaMA3_1.txt", 100), 4);
     tokenizer_close(t);
@@ -153,10 +153,12 @@ TEST_SECONDS(gpt_2_gives_the_published_ids, 60)
     char *text = test_read(test_data("tokenizers/expected/ml-net/lib.rs.txt"), &n);
     EXPECT(text && json_array_size(ids) == 11378);
     EXPECT(rig_gives(t, text, n, false, false, ids));
-    expect_swift(t, "distilgpt2");
+    expect_swift(t, "distilgpt2", 0, 0);
+    expect_swift(t, "openai/whisper-tiny.en", 2, 1); /* start, no time stamps; end */
     expect_encoded(t, "gpt2_encoded_tokens");
     expect_cases(t, "gpt2", "openai-community/gpt2", true);
     expect_cases(t, "gpt2", "Xenova/gpt2", true);
+    expect_cases(t, "falcon", "tiiuae/falcon-rw-1b", true);
     expect_gguf_cases(t, "gpt-2");
     free(text);
     json_decref(ids);
