@@ -119,8 +119,11 @@ static int open_files(const struct engine_options *o, struct engine_parts *p, st
     if (!rc && o->quant && strcmp(o->quant, "none") != 0)
         rc = quantize_model(o, p->model, err);
     tell(o, "reading the tokenizer", 0.3);
-    if (!rc)
+    if (!rc) {
         rc = tokenizer_open(o->source, p->gguf, p->model->vocab, o->tokenizer, &p->tokenizer, err);
+        if (rc && !o->tokenizer)
+            err_prefix(err, "%s", source_path(o->source));
+    }
     if (!rc)
         rc = find_strip(p, err);
     tell(o, "reading the chat template", 0.5);
@@ -342,6 +345,8 @@ int engine_open_parts(const struct engine_options *o, struct engine_parts *p, st
     if (!rc)
         rc = fill_info(o, p, err);
     tell(o, "loading the weights", 0.6);
+    if (!rc)
+        rc = weights_load(p->model->weights, err);
     if (!rc)
         rc = forward_open(p->model, p->kernels, p->device, &p->forward_options, &p->forward, err);
     tell(o, "warming up", 0.9);

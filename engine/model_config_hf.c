@@ -101,16 +101,6 @@ static int read_rows(struct model_config *c, const json_t *root, struct err *err
     return rc;
 }
 
-static int check_quantization(const json_t *root, struct err *err)
-{
-    const json_t *quantization = get(root, "quantization_config");
-    const char *method = json_string_value(get(quantization, "quant_method"));
-    if (!quantization)
-        return 0;
-    return err_set(err, ERR_FORMAT, "config.json: quantization_config: '%s' is not supported",
-                   method ? method : "");
-}
-
 /* What a configuration may ask for and the table's dataflow does not have. */
 static int check_unsupported(const struct model_config *c, const json_t *root, struct err *err)
 {
@@ -390,8 +380,6 @@ static int read_config(struct model_config *c, struct model *m, const json_t *ro
         rc = read_rows(c, text, err);
     if (!rc)
         rc = check_unsupported(c, text, err);
-    if (!rc)
-        rc = check_quantization(root, err);
     if (!rc)
         rc = read_ropes(c, text, err);
     if (!rc && (rc = model_config_finish(c, err)))

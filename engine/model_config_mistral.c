@@ -46,14 +46,8 @@ static int check_unsupported(const json_t *root, struct err *err)
                                          "qk_rope_head_dim", "v_head_dim",   "lora",
                                          "multimodal",       "audio_encoder"};
     struct model_json params = params_of(root);
-    const json_t *quantization = model_json_get(params, "quantization");
     const char *type = json_string_value(model_json_get(params, "model_type"));
     bool causal, biases;
-    if (quantization) {
-        const char *format = json_string_value(json_object_get(quantization, "qformat_weight"));
-        return err_set(err, ERR_FORMAT, "%s: quantization '%s' is not supported", PARAMS,
-                       format ? format : "");
-    }
     if (type && strcmp(type, "transformer"))
         return err_set(err, ERR_FORMAT, "%s: model_type '%s' is not supported", PARAMS, type);
     for (size_t i = 0; i < sizeof absent / sizeof *absent; i++)

@@ -7,10 +7,12 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/repack.h"
 #include "engine/weights_read.h"
 
 struct weights {
     struct weights_list list;
+    struct repack *repack; /* NULL: every tensor is used as it lies in its file */
 };
 
 struct weights_tensor *weights_list_add(struct weights_list *list)
@@ -52,6 +54,8 @@ int weights_open(const struct source *source, struct weights **out, struct err *
             rc = err_set(err, ERR_FORMAT, "%s: tensor '%s' occurs twice, the other time in %s",
                          t[1].file, t->name, t->file);
     }
+    if (!rc)
+        rc = repack_plan(source, &w->list, &w->repack, err);
     if (rc) {
         weights_close(w);
         return rc;
@@ -60,10 +64,21 @@ int weights_open(const struct source *source, struct weights **out, struct err *
     return 0;
 }
 
+int weights_load(struct weights *w, struct err *err)
+{
+    return w->repack ? repack_run(w->repack, err) : 0;
+}
+
+const char *weights_method(const struct weights *w)
+{
+    return w->repack ? repack_method(w->repack) : NULL;
+}
+
 void weights_close(struct weights *w)
 {
     if (!w)
         return;
+    repack_free(w->repack);
     arena_free(&w->list.arena);
     free(w->list.tensors);
     free(w);

@@ -2,7 +2,8 @@
  *
  * Readers: safetensors.c (one file, or shards with model.safetensors.index.json), gguf.c (v2, v3).
  * Every offset, length, shape and count is checked before use; an error names file and field.
- * Immutable after open; data points into the source's mapping. Any thread may read. */
+ * Immutable after open (weights_load fills what was promised); data points into the source's
+ * mapping or into memory of the weights. Any thread may read. */
 #ifndef SIROCCO_WEIGHTS_H
 #define SIROCCO_WEIGHTS_H
 
@@ -28,6 +29,12 @@ struct weights_tensor {
 struct weights; /* opaque: a name index over the tensors of all files */
 
 int weights_open(const struct source *source, struct weights **out, struct err *err);
+/* Bring tensors that the files hold in other quantizers' layouts (repack.h) to those of quant.h:
+ * only then can their data be read. Once, and nothing to do for most models. The source must still
+ * be open. ERR_FORMAT naming file and tensor. */
+int weights_load(struct weights *w, struct err *err);
+/* How they were quantized, as their files name it ("gptq"); NULL: no tensor is brought over. */
+const char *weights_method(const struct weights *w);
 void weights_close(struct weights *w); /* NULL allowed */
 const struct weights_tensor *weights_find(const struct weights *w, const char *name); /* or NULL */
 size_t weights_count(const struct weights *w);

@@ -135,12 +135,17 @@ static void decode_q4_0(const void *row, float *out, size_t n)
 #define DECODE_QUANT_Q5_K quant_decode_q5_k
 #define DECODE_QUANT_Q6_K quant_decode_q6_k
 #define DECODE_QUANT_IQ4_XS quant_decode_iq4_xs
+#define DECODE_QUANT_G4 quant_decode_g4
+#define DECODE_QUANT_G4_128 quant_decode_g4_128
+#define DECODE_QUANT_G8 quant_decode_g8
+#define DECODE_QUANT_G8_128 quant_decode_g8_128
+#define DECODE_QUANT_F8_128 quant_decode_f8_128
 const struct quant_format quant_formats[QUANT_COUNT] = {QUANT_LIST(QUANT_ROW)};
 
 int quant_from_gguf(uint32_t gguf_type)
 {
     for (int i = 0; i < QUANT_COUNT; i++)
-        if ((uint32_t)quant_formats[i].gguf_type == gguf_type)
+        if (quant_formats[i].gguf_type >= 0 && (uint32_t)quant_formats[i].gguf_type == gguf_type)
             return i;
     return -1;
 }

@@ -32,6 +32,17 @@
  *   IQ4_XS   d, sh[2], sl[4], qs[128]               d (scale s - 32) table[q]
  *            q: qs[16 s + i % 16], high for i % 32 > 15
  *
+ * No GGUF file has the last five: checkpoints of other quantizers become them at load, without loss
+ * (engine/repack.h). d is a float32, z an int16, q of G8 signed; F8_128's q are E4M3 of the OCP
+ * 8-bit floating point specification, none of them a NaN.
+ *
+ *   G4       d, z, qs[16]                           d (q - z)             as Q4_0
+ *   G4_128   d, z, qs[64]                           d (q - z)             qs[16 s + i % 16], high
+ *                                                                         for i % 32 > 15
+ *   G8       d, z, int8 q[32]                       d (q - z)
+ *   G8_128   d, z, int8 q[128]                      d (q - z)
+ *   F8_128   d, q[128]                              d q
+ *
  * How 6-bit scales are packed stands at quant_k.c's readers. Pure functions and constant tables;
  * any thread. */
 /* clang-format on */
@@ -59,7 +70,12 @@
     X(QUANT_Q4_K, "Q4_K", 256, 144, 12)                                                            \
     X(QUANT_Q5_K, "Q5_K", 256, 176, 13)                                                            \
     X(QUANT_Q6_K, "Q6_K", 256, 210, 14)                                                            \
-    X(QUANT_IQ4_XS, "IQ4_XS", 256, 136, 23)
+    X(QUANT_IQ4_XS, "IQ4_XS", 256, 136, 23)                                                        \
+    X(QUANT_G4, "G4", 32, 22, -1)                                                                  \
+    X(QUANT_G4_128, "G4_128", 128, 70, -1)                                                         \
+    X(QUANT_G8, "G8", 32, 38, -1)                                                                  \
+    X(QUANT_G8_128, "G8_128", 128, 134, -1)                                                        \
+    X(QUANT_F8_128, "F8_128", 128, 132, -1)
 
 #define QUANT_ENUM(id, name, block, bytes, gguf) id,
 enum quant_type { QUANT_LIST(QUANT_ENUM) QUANT_COUNT };
@@ -69,7 +85,7 @@ struct quant_format {
     const char *name;
     int block;       /* values per block */
     int block_bytes; /* bytes per block */
-    int gguf_type;   /* number in GGUF tensor headers */
+    int gguf_type;   /* number in GGUF tensor headers; -1: not in GGUF files */
     /* decode n values (a multiple of block) */
     void (*decode)(const void *row, float *out, size_t n);
 };
@@ -96,6 +112,13 @@ void quant_decode_q5_k(const void *row, float *out, size_t n);
 void quant_decode_q6_k(const void *row, float *out, size_t n);
 void quant_decode_iq4_xs(const void *row, float *out, size_t n);
 
+/* Decoders of quant_group.c. */
+void quant_decode_g4(const void *row, float *out, size_t n);
+void quant_decode_g4_128(const void *row, float *out, size_t n);
+void quant_decode_g8(const void *row, float *out, size_t n);
+void quant_decode_g8_128(const void *row, float *out, size_t n);
+void quant_decode_f8_128(const void *row, float *out, size_t n);
+
 int quant_from_gguf(uint32_t gguf_type);     /* a quant_type, or -1 */
 int quant_from_name(const char *name);       /* "f32", "Q8_0": any case; or -1 */
 /* Bytes of a row of n values; 0 when n is not a multiple of the block or the product wraps. */
@@ -104,6 +127,7 @@ size_t quant_row_bytes(enum quant_type type, size_t n);
 float quant_f16_to_f32(uint16_t h);  /* IEEE 754 binary16, subnormals and NaN included */
 uint16_t quant_f32_to_f16(float f);  /* round to nearest, ties to even */
 float quant_bf16_to_f32(uint16_t h);
+float quant_e4m3_to_f32(uint8_t b);  /* 0x7f and 0xff, which are NaN, as 480 and -480 */
 uint16_t quant_f32_to_bf16(float f); /* round to nearest, ties to even; NaN stays NaN */
 
 /* Encode n values (a multiple of block) as F32, F16, BF16, Q8_0 or Q4_0, the formats that

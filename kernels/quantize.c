@@ -85,6 +85,8 @@ static int check(enum quant_type type, const float *in, const float *importance,
 int quantize_row(enum quant_type type, const float *in, const float *importance, void *row,
                  size_t n, char *error)
 {
+    if (quant_formats[type].gguf_type < 0)
+        return refuse(error, "nothing is encoded in this format", (double)n, 0);
     if (!quant_row_bytes(type, n) && n)
         return refuse(error, "the row is no multiple of the format's block", (double)n, 0);
     if (check(type, in, importance, n, error))

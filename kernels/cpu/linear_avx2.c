@@ -127,6 +127,12 @@ VEC_INLINE vec ivec_half(ivec x)
     return _mm256_cvtph_ps(_mm256_castsi256_si128(packed));
 }
 
+/* float32 as its bits */
+VEC_INLINE vec ivec_as_float(ivec x)
+{
+    return _mm256_castsi256_ps(x);
+}
+
 /* 2^(x - 127) for 0 <= x <= 254, subnormal at 0; NaN at 255 */
 VEC_INLINE vec ivec_exponent(ivec x)
 {
@@ -142,7 +148,8 @@ VEC_INLINE ivec dot_step(enum quant_type type, ivec acc, ivec w, const int8_t *q
 
     memcpy(&four, q, sizeof four);
     ivec x = _mm256_set1_epi32(four);
-    ivec pairs = type == QUANT_Q8_0 || type == QUANT_IQ4_NL || type == QUANT_IQ4_XS
+    ivec pairs = type == QUANT_Q8_0 || type == QUANT_IQ4_NL || type == QUANT_IQ4_XS ||
+                         type == QUANT_G8 || type == QUANT_G8_128
                      ? _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w))
                      : _mm256_maddubs_epi16(w, x);
     return _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
@@ -157,6 +164,7 @@ void linear_avx2(struct cpu_variants *v)
     v->linear_rows[QUANT_F32] = linear_f32;
     v->linear_rows[QUANT_F16] = linear_f16;
     v->linear_rows[QUANT_BF16] = linear_bf16;
+    v->linear_rows[QUANT_F8_128] = linear_f8;
     quant_register(v);
     v->quantize_row = quantize_row;
 }

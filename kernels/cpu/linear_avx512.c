@@ -119,6 +119,12 @@ VEC_INLINE vec ivec_half(ivec x)
     return _mm512_cvtph_ps(_mm512_cvtepi32_epi16(x));
 }
 
+/* float32 as its bits */
+VEC_INLINE vec ivec_as_float(ivec x)
+{
+    return _mm512_castsi512_ps(x);
+}
+
 /* 2^(x - 127) for 0 <= x <= 254, subnormal at 0; NaN at 255 */
 VEC_INLINE vec ivec_exponent(ivec x)
 {
@@ -155,6 +161,7 @@ void linear_avx512(struct cpu_variants *v, const struct cpu_features *f)
     v->linear_rows[QUANT_F32] = linear_f32;
     v->linear_rows[QUANT_F16] = linear_f16;
     v->linear_rows[QUANT_BF16] = linear_bf16;
+    v->linear_rows[QUANT_F8_128] = linear_f8;
     v->quantize_row = quantize_row;
     if (f->level >= CPU_AVX512_BF16) {
         v->linear_rows[QUANT_BF16] = linear_dot;

@@ -15,7 +15,7 @@
  *
  *   transpose(rows, offset, out)    16 bytes of each row, as 4 ivec of one dword per row
  *   dwords(rows, offset)            4 bytes of each row
- *   ivec_and, or, xor, srl, sll, sra, set, lut, half, float   lane by lane
+ *   ivec_and, or, xor, srl, sll, sra, set, lut, half, float, as_float   lane by lane
  *   dot_step(type, acc, w, q)       acc + the four products of w and the 4 int8 at q
  *   SIGNED_DOTS                     1: dot_step takes signed bytes for formats that are signed */
 #include <math.h>
@@ -338,7 +338,11 @@ VEC_INLINE void quant_rows(enum quant_type type, const struct cpu_linear_slice *
     X(QUANT_Q4_K)                                                                                  \
     X(QUANT_Q5_K)                                                                                  \
     X(QUANT_Q6_K)                                                                                  \
-    X(QUANT_IQ4_XS)
+    X(QUANT_IQ4_XS)                                                                                \
+    X(QUANT_G4)                                                                                    \
+    X(QUANT_G4_128)                                                                                \
+    X(QUANT_G8)                                                                                    \
+    X(QUANT_G8_128)
 
 #define QUANT_ROWS(type)                                                                           \
     static void linear_##type(const struct cpu_linear_slice *s)                                    \

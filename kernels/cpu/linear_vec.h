@@ -1,4 +1,4 @@
-/* linear_vec: the float formats of linear.c (F32, F16, BF16) in vectors; included by
+/* linear_vec: the float formats of linear.c (F32, F16, BF16, F8_128) in vectors; included by
  * linear_<isa>.c.
  *
  * Every output is one vector sum over the columns, a vector of them at a time in order, folded at
@@ -6,6 +6,8 @@
  * from memory to registers) and the panel path (many inputs: weights are converted once to a panel
  * in scratch memory, and the sums of a block of columns wait there for the next) do the same
  * operations.
+ *
+ * FORM_F8's scales are multiplied in as weights are loaded; its rows are whole blocks of 128.
  *
  * FORM_DOT multiplies BF16 weights with inputs rounded to BF16, two columns a lane, and sums in
  * float32: twice the rate, and half the panel. The other forms have one column a lane.
@@ -33,16 +35,32 @@ _Static_assert(ROWS_PANEL *VECTORS_BLOCK *VEC * 4 + ROWS_PANEL * TOKENS_CHUNK * 
                    CPU_SCRATCH,
                "a panel and its waiting sums fit a thread's scratch memory");
 
-enum form { FORM_F32, FORM_F16, FORM_BF16, FORM_DOT };
+enum form { FORM_F32, FORM_F16, FORM_BF16, FORM_DOT, FORM_F8 };
+enum { F8_BLOCK = 128, F8_HEAD = 4, F8_BYTES = F8_HEAD + F8_BLOCK };
 
 VEC_INLINE int form_cols(enum form form) /* of a vector */
 {
     return form == FORM_DOT ? 2 * VEC : VEC;
 }
 
-VEC_INLINE size_t weight_bytes(enum form form)
+/* Where column c lies in a row. */
+VEC_INLINE size_t weight_at(enum form form, int64_t c)
 {
-    return form == FORM_F32 ? 4 : 2;
+    if (form == FORM_F8)
+        return (size_t)c / F8_BLOCK * F8_BYTES + F8_HEAD + (size_t)c % F8_BLOCK;
+    return (size_t)c * (form == FORM_F32 ? 4 : 2);
+}
+
+VEC_INLINE size_t row_bytes(enum form form, int64_t cols)
+{
+    return form == FORM_F8 ? (size_t)cols / F8_BLOCK * F8_BYTES : weight_at(form, cols);
+}
+
+/* Columns of a cache line, at least a vector of them. */
+VEC_INLINE int line_cols(enum form form)
+{
+    int cols = form == FORM_F32 ? 16 : form == FORM_F8 ? 64 : 32;
+    return cols > form_cols(form) ? cols : form_cols(form);
 }
 
 VEC_INLINE size_t input_bytes(enum form form)
@@ -56,8 +74,8 @@ VEC_INLINE const char *input_at(enum form form, const struct cpu_linear_slice *s
     return first + (size_t)(t * s->job->w->cols) * input_bytes(form);
 }
 
-/* n columns, at most a vector of them */
-VEC_INLINE vec load_weight(enum form form, const char *at, int n)
+/* n values, at most a vector of them */
+VEC_INLINE vec load_values(enum form form, const char *at, int n)
 {
     if (form == FORM_F32)
         return n >= VEC ? vec_load(at) : vec_load_n(at, n);
@@ -70,9 +88,21 @@ VEC_INLINE vec load_weight(enum form form, const char *at, int n)
     return n >= VEC ? vec_bf16(at) : vec_bf16_n(at, n);
 }
 
+/* n columns from c on; a vector of them lies in one block */
+VEC_INLINE vec load_weight(enum form form, const char *row, int64_t c, int n)
+{
+    const char *at = row + weight_at(form, c);
+    float d;
+
+    if (form != FORM_F8)
+        return load_values(form, at, n);
+    memcpy(&d, at - c % F8_BLOCK - F8_HEAD, sizeof d);
+    return vec_mul(vec_f8(at), vec_set(d * 256));
+}
+
 VEC_INLINE vec load_input(enum form form, const char *at, int n)
 {
-    return form == FORM_DOT ? load_weight(form, at, n) : load_weight(FORM_F32, at, n);
+    return form == FORM_DOT ? load_values(form, at, n) : load_values(FORM_F32, at, n);
 }
 
 VEC_INLINE vec multiply_add(enum form form, vec weight, vec x, vec sum)
@@ -125,14 +155,13 @@ VEC_INLINE void stream_tile(enum form form, const struct cpu_linear_slice *s, in
 {
     const struct matrix *m = s->job->w;
     const int width = form_cols(form);
-    const size_t bytes = weight_bytes(form);
     int64_t cols = m->cols, c = 0;
     const char *w[2 * GROUP], *x[4];
     vec sum[2 * GROUP][4];
 
     for (int r = 0; r < n_groups * GROUP; r++) {
         int64_t at = row + r < s->row1 ? row + r : s->row1 - 1;
-        w[r] = (const char *)m->data + (size_t)at * (size_t)cols * bytes;
+        w[r] = (const char *)m->data + (size_t)at * row_bytes(form, cols);
         for (int i = 0; i < n_tokens; i++)
             sum[r][i] = vec_zero();
     }
@@ -144,10 +173,10 @@ VEC_INLINE void stream_tile(enum form form, const struct cpu_linear_slice *s, in
         for (int i = 0; i < n_tokens; i++)
             in[i] = load_input(form, x[i] + (size_t)c * input_bytes(form), n);
         for (int r = 0; r < n_groups * GROUP; r++) {
-            const char *at = w[r] + (size_t)c * bytes;
-            vec weight = load_weight(form, at, n);
-            if (form == FORM_F32 || form == FORM_DOT || c % (2 * VEC) == 0)
-                _mm_prefetch((const char *)((uintptr_t)at + STREAM_AHEAD), _MM_HINT_T0);
+            vec weight = load_weight(form, w[r], c, n);
+            if (c % line_cols(form) == 0)
+                _mm_prefetch((const char *)((uintptr_t)w[r] + weight_at(form, c) + STREAM_AHEAD),
+                             _MM_HINT_T0);
             for (int i = 0; i < n_tokens; i++)
                 sum[r][i] = multiply_add(form, weight, in[i], sum[r][i]);
         }
@@ -189,22 +218,21 @@ VEC_INLINE void pack_panel(enum form form, const struct cpu_linear_slice *s, int
 {
     const struct matrix *m = s->job->w;
     const int width = form_cols(form);
-    const size_t bytes = weight_bytes(form);
-    const size_t ahead = PANEL_AHEAD * (size_t)m->cols * bytes;
+    const size_t bytes = row_bytes(form, m->cols), ahead = PANEL_AHEAD * bytes;
     int64_t vectors = (cols + width - 1) / width;
 
     for (int r = 0; r < ROWS_PANEL; r++) {
         float *to = panel + (r / GROUP * vectors * GROUP + r % GROUP) * VEC;
-        const char *from = (const char *)m->data + ((size_t)(row + r) * (size_t)m->cols +
-                                                    (size_t)c0) * bytes;
+        const char *from = (const char *)m->data + (size_t)(row + r) * bytes;
         for (int64_t v = 0; v < vectors; v++, to += GROUP * VEC) {
             int64_t left = cols - v * width;
-            const char *at = from + (size_t)(v * width) * bytes;
-            _mm_prefetch((const char *)((uintptr_t)at + ahead), _MM_HINT_T0);
+            int64_t c = c0 + v * width;
+            _mm_prefetch((const char *)((uintptr_t)from + weight_at(form, c) + ahead),
+                         _MM_HINT_T0);
             if (row + r >= s->row1)
                 vec_store(to, vec_zero());
             else
-                vec_store(to, load_weight(form, at, left < width ? (int)left : width));
+                vec_store(to, load_weight(form, from, c, left < width ? (int)left : width));
         }
     }
 }
@@ -341,6 +369,11 @@ static void linear_f16(const struct cpu_linear_slice *s)
 static void linear_bf16(const struct cpu_linear_slice *s)
 {
     float_rows(FORM_BF16, s);
+}
+
+static void linear_f8(const struct cpu_linear_slice *s)
+{
+    float_rows(FORM_F8, s);
 }
 
 /* ---- the inputs of FORM_DOT ---- */

@@ -27,7 +27,8 @@ VEC_INLINE struct quant_block block_none(void)
 
 VEC_INLINE bool block_is_signed(enum quant_type type)
 {
-    return type == QUANT_Q8_0 || type == QUANT_IQ4_NL || type == QUANT_IQ4_XS;
+    return type == QUANT_Q8_0 || type == QUANT_IQ4_NL || type == QUANT_IQ4_XS ||
+           type == QUANT_G8 || type == QUANT_G8_128;
 }
 
 VEC_INLINE int block_zero(enum quant_type type)
@@ -50,6 +51,8 @@ VEC_INLINE int block_minima(enum quant_type type)
 {
     return type == QUANT_Q2_K ? 2
            : type == QUANT_Q4_1 || type == QUANT_Q5_1 || type == QUANT_Q4_K || type == QUANT_Q5_K
+               ? 1
+           : type == QUANT_G4 || type == QUANT_G4_128 || type == QUANT_G8 || type == QUANT_G8_128
                ? 1
                : 0;
 }
@@ -124,6 +127,15 @@ VEC_INLINE void make_unsigned(ivec w[DOTS])
         w[k] = ivec_xor(w[k], bytes_of(0x80));
 }
 
+/* d and z, the 6 bytes at `at`: d[0] = d, m[0] = -d z, exact while z has 13 bits less than d. */
+VEC_INLINE void load_group_head(const char *const rows[VEC], size_t at, struct quant_block *b)
+{
+    ivec z = ivec_sra(ivec_sll(dwords(rows, at + 4), 16), 16);
+
+    b->d[0] = ivec_as_float(dwords(rows, at));
+    b->m[0] = vec_mul(b->d[0], ivec_float(ivec_sub(ivec_set(0), z)));
+}
+
 /* ---- blocks of 32 ---- */
 
 VEC_INLINE void load_small(enum quant_type type, const char *const rows[VEC], size_t at,
@@ -160,12 +172,21 @@ VEC_INLINE void load_small(enum quant_type type, const char *const rows[VEC], si
         load_nibbles(rows, at + 1, b->w);
         look_up(quant_mxfp4_values, 12, b->w);
         break;
+    case QUANT_G4:
+        load_group_head(rows, at, b);
+        load_nibbles(rows, at + 6, b->w);
+        break;
+    case QUANT_G8:
+        load_group_head(rows, at, b);
+        load_columns(rows, at + 6, 0, 255, b->w);
+        make_unsigned(b->w);
+        break;
     default: /* Q4_0 */
         load_nibbles(rows, at + 2, b->w);
     }
 }
 
-/* ---- blocks of 256 ---- */
+/* ---- blocks of 256, and of 128, whose header holds for all parts ---- */
 
 VEC_INLINE void load_header(enum quant_type type, const char *const rows[VEC], size_t at,
                             struct quant_block *b)
@@ -192,6 +213,10 @@ VEC_INLINE void load_header(enum quant_type type, const char *const rows[VEC], s
         b->header[0] = dwords(rows, at);
         b->header[1] = dwords(rows, at + 4);
         b->d_all = ivec_half(b->header[0]);
+        break;
+    case QUANT_G4_128:
+    case QUANT_G8_128:
+        load_group_head(rows, at, b);
         break;
     default: /* Q4_K, Q5_K */
         transpose(rows, at, b->header);
@@ -255,7 +280,8 @@ VEC_INLINE void load_part(enum quant_type type, const char *const rows[VEC], siz
 
     if (s == 0)
         load_header(type, rows, at, b);
-    unpack_scales(type, s, b);
+    if (type != QUANT_G4_128 && type != QUANT_G8_128)
+        unpack_scales(type, s, b);
     switch (type) {
     case QUANT_Q2_K:
         load_columns(rows, at + 16 + four, 2 * (s % 4), 3, b->w);
@@ -275,6 +301,13 @@ VEC_INLINE void load_part(enum quant_type type, const char *const rows[VEC], siz
     case QUANT_IQ4_XS:
         load_nibbles(rows, at + 8 + (size_t)(HALF * s), b->w);
         look_up(quant_iq4_values, 0, b->w);
+        make_unsigned(b->w);
+        break;
+    case QUANT_G4_128:
+        load_nibbles(rows, at + 6 + (size_t)(HALF * s), b->w);
+        break;
+    case QUANT_G8_128:
+        load_columns(rows, at + 6 + (size_t)(BLOCK * s), 0, 255, b->w);
         make_unsigned(b->w);
         break;
     default: /* Q4_K */

@@ -72,6 +72,14 @@ static inline vec vec_f16(const void *at)
     return _mm256_cvtph_ps(_mm_loadu_si128(at));
 }
 
+/* E4M3 values divided by 2^8: sign and magnitude moved to where float16 has them */
+static inline vec vec_f8(const void *at)
+{
+    __m128i h = _mm_srai_epi16(
+        _mm_slli_epi16(_mm_cvtepu8_epi16(_mm_loadl_epi64((const __m128i *)at)), 8), 1);
+    return _mm256_cvtph_ps(_mm_and_si128(h, _mm_set1_epi16((int16_t)0xbfff)));
+}
+
 static inline vec vec_f16_n(const void *at, int n)
 {
     return _mm256_cvtph_ps(vec_half_n(at, n));

@@ -53,6 +53,14 @@ static inline vec vec_f16(const void *at)
     return _mm512_cvtph_ps(_mm256_loadu_si256(at));
 }
 
+/* E4M3 values divided by 2^8: sign and magnitude moved to where float16 has them */
+static inline vec vec_f8(const void *at)
+{
+    __m256i h = _mm256_srai_epi16(
+        _mm256_slli_epi16(_mm256_cvtepu8_epi16(_mm_loadu_si128((const __m128i *)at)), 8), 1);
+    return _mm512_cvtph_ps(_mm256_and_si256(h, _mm256_set1_epi16((int16_t)0xbfff)));
+}
+
 static inline vec vec_f16_n(const void *at, int n)
 {
     return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(vec_lanes(n), at));

@@ -81,7 +81,8 @@ static void again(int level, const struct linear_args *whole, int step, int n_th
 
 static void one(int level, enum quant_type type, struct shape s, bool bias, bool add)
 {
-    enum input input = level > 0 && quant_formats[type].block >= 32 ? INT8
+    bool floats = quant_formats[type].block < 32 || type == QUANT_F8_128;
+    enum input input = level > 0 && !floats ? INT8
                        : type == QUANT_BF16 && level == CHECK_ROUNDS_BF16 ? BF16
                                                                        : AS_IT_IS;
     float *w;

@@ -52,6 +52,34 @@ static void known_values(void)
     check_expect(out[0] == 14 && out[16] == -16 && out[1] == -16 && out[17] == 0, "Q4_0");
 }
 
+/* The formats of other quantizers' checkpoints; tests/golden/repack_test.c has whole matrices. */
+static void known_groups(void)
+{
+    uint8_t g4[70] = {0, 0, 0, 0x3f, 3, 0}, g8[134] = {0, 0, 0, 0x3f, 0xfe, 0xff};
+    uint8_t f8[132] = {0, 0, 0, 0x3f, 0x38, 0xb8, 0x7e, 0x01, 0x08, 0x7b};
+    float out[128];
+    check_case("quant: known values of group formats");
+    g4[6] = 0x0f; /* d = 0.5, z = 3 */
+    g4[6 + 16] = 0x21;
+    quant_formats[QUANT_G4].decode(g4, out, 32);
+    check_expect(out[0] == 6 && out[16] == -1.5f && out[1] == -1.5f, "G4");
+    quant_formats[QUANT_G4_128].decode(g4, out, 128);
+    check_expect(out[0] == 6 && out[16] == -1.5f && out[32] == -1 && out[48] == -0.5f &&
+                     out[127] == -1.5f,
+                 "G4_128");
+    g8[6] = 0x80; /* z = -2 */
+    g8[6 + 100] = 127;
+    quant_formats[QUANT_G8].decode(g8, out, 32);
+    check_expect(out[0] == -63 && out[31] == 1, "G8");
+    quant_formats[QUANT_G8_128].decode(g8, out, 128);
+    check_expect(out[0] == -63 && out[100] == 64.5f && out[127] == 1, "G8_128");
+    quant_formats[QUANT_F8_128].decode(f8, out, 128);
+    check_expect(out[0] == 0.5f && out[1] == -0.5f && out[2] == 224 && out[3] == 0x1p-10f &&
+                     out[4] == 0x1p-7f && out[5] == 176 && out[127] == 0,
+                 "F8_128");
+    check_expect(quant_from_gguf(UINT32_MAX) == -1, "no GGUF number");
+}
+
 /* FNV-1a of what the format's reference implementation (the gguf Python package, 0.19) decodes from
  * eight blocks of known bytes: see `known_blocks`. */
 static const struct {
@@ -128,6 +156,7 @@ void check_quant(void)
     halves("F16", quant_f16_to_f32, quant_f32_to_f16, 0x7c00);
     halves("BF16", quant_bf16_to_f32, quant_f32_to_bf16, 0x7f80);
     known_values();
+    known_groups();
     known_blocks();
     encoded(QUANT_F16, 0x1p-11f);
     encoded(QUANT_BF16, 0x1p-8f);

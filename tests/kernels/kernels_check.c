@@ -213,6 +213,18 @@ static const struct {
     [QUANT_Q6_K] = {{208, 208}, 0.002f}, [QUANT_IQ4_XS] = {{0, 0}, 0.001f},
 };
 
+/* G4, G8 and F8_128 begin with a float32 scale, and G4 and G8 with a zero point behind it. */
+static void group_head(enum quant_type type, uint8_t *at, float scale)
+{
+    bool four = type == QUANT_G4 || type == QUANT_G4_128;
+    float d = check_normal() * scale * (type == QUANT_F8_128 ? 0.01f : four ? 0.1f : 0.01f);
+    int16_t z = (int16_t)(four ? check_int(0, 16) : check_int(-128, 127));
+
+    memcpy(at, &d, sizeof d);
+    if (type != QUANT_F8_128)
+        memcpy(at + sizeof d, &z, sizeof z);
+}
+
 const int (*check_scales_at(enum quant_type type))[2]
 {
     return &block_scales[type].at;
@@ -226,7 +238,9 @@ void check_blocks(enum quant_type type, void *row, size_t n, float scale)
     for (size_t b = 0; b < n / (size_t)f->block; b++, at += f->block_bytes) {
         for (int i = 0; i < f->block_bytes; i++)
             at[i] = (uint8_t)check_random();
-        for (int k = 0; k < 2 && type != QUANT_MXFP4; k++) {
+        if (f->gguf_type < 0)
+            group_head(type, at, scale);
+        for (int k = 0; k < 2 && type != QUANT_MXFP4 && f->gguf_type >= 0; k++) {
             uint16_t h = quant_f32_to_f16(check_normal() * scale * block_scales[type].by);
             memcpy(at + block_scales[type].at[k], &h, sizeof h);
         }

@@ -203,7 +203,7 @@ TEST(model_reads_text_config)
     refuse("mistral3", "text_config", "[]", "config.json: text_config is missing or no object");
     refuse("mistral3", "text_config", "{\"model_type\":\"gpt2\"}", "'gpt2' is not supported");
     refuse("mistral3", "text_config", "{\"model_type\":\"mistral\"}", "num_hidden_layers is missing");
-    refuse("mistral3", "quantization_config", "{\"quant_method\":\"fp8\"}", "'fp8' is not supported");
+    refuse("mistral3", "quantization_config", "{\"quant_method\":\"hqq\"}", "'hqq' is not supported");
     refuse("mistral3", "architectures", "[\"MistralForCausalLM\"]", "num_hidden_layers is missing");
 }
 
@@ -330,7 +330,7 @@ TEST_SECONDS(model_refuses_wrong_hyperparameters, 120)
         {"attention_bias", "true", "attention_bias"},
         {"mlp_bias", "true", "mlp_bias"},
         {"tie_word_embeddings", "1", "tie_word_embeddings is no boolean"},
-        {"quantization_config", "{\"quant_method\":\"gptq\"}", "'gptq' is not supported"},
+        {"quantization_config", "{\"quant_method\":\"exl2\"}", "'exl2' is not supported"},
         {"bos_token_id", "288", "bos_token_id is 288"},
         {"eos_token_id", "-1", "eos_token_id is not in"},
         {"eos_token_id", "\"2\"", "eos_token_id is not in"},

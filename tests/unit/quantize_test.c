@@ -63,7 +63,10 @@ static double error_of(const float *x, const float *y, const float *weight, size
 TEST(every_format_is_bounded_and_listed)
 {
     float x[COLS], y[COLS], scales[] = {1, 0.02f, 1e-3f, 300};
-    EXPECT_INT(N_BOUNDS, QUANT_COUNT - 1); /* all but F32 */
+    int n = 0;
+    for (int t = 0; t < QUANT_COUNT; t++)
+        n += quant_formats[t].gguf_type > 0; /* all but F32 and what is only read */
+    EXPECT_INT(N_BOUNDS, n);
     for (int t = 0; t < N_BOUNDS; t++) {
         for (size_t s = 0; s < sizeof scales / sizeof *scales; s++) {
             double sum = 0;
