@@ -47,6 +47,10 @@ const struct config_option config_options[] = {
      "the text"},
     {"max_model_len", INT(max_model_len, "0", 0, 16777216), MODEL,
      "tokens of prompt and answer together; 0 takes the model's own context length"},
+    {"repack_cache", TEXT(repack_cache, "FOLDER"), MODEL,
+     "where repacked weights (of FP8, GPTQ, AWQ and compressed-tensors checkpoints) are kept, so "
+     "that the next start maps them instead of repacking; what is there is checked, and made again "
+     "when the model has changed"},
 
     {"device", WORD(device, "auto", "auto|cpu|cuda"), ENGINE,
      "where the model runs; auto takes CUDA when the plugin and a GPU are there"},

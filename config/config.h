@@ -25,6 +25,7 @@ struct config {
     const char *chat_template;  /* file, or the name of one of the model's */
     bool mistral_native;
     const char *tokenizer;      /* auto, spm, json */
+    const char *repack_cache; /* folder, or NULL */
     const char *tool_call_parser, *reasoning_parser; /* auto, none, or a row of toolcall.c */
     /* engine */
     const char *device, *cpu_isa, *quant, *kv_cache_type;

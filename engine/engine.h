@@ -44,6 +44,7 @@ struct engine_options {
     bool prefix_cache;
     const char *chat_template;   /* template source, or NULL */
     const char *chat_template_name; /* of the model's named templates, or NULL */
+    const char *repack_cache;    /* folder where repacked weights are kept, or NULL */
     bool mistral_native;         /* Mistral's own encoding, whatever template there is */
     const char *tokenizer;       /* NULL, "json", "tekken", "spm" */
     /* progress of loading, 0..1, called from engine_open; NULL: none */

@@ -346,7 +346,7 @@ int engine_open_parts(const struct engine_options *o, struct engine_parts *p, st
         rc = fill_info(o, p, err);
     tell(o, "loading the weights", 0.6);
     if (!rc)
-        rc = weights_load(p->model->weights, err);
+        rc = weights_load(p->model->weights, o->repack_cache, err);
     if (!rc)
         rc = forward_open(p->model, p->kernels, p->device, &p->forward_options, &p->forward, err);
     tell(o, "warming up", 0.9);

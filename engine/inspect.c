@@ -79,6 +79,9 @@ static void add_features(struct inspection *n)
     for (size_t i = 0; i < sizeof features / sizeof *features; i++)
         if (features[i].has)
             json_array_append_new(list, json_string(features[i].name));
+    const char *method = weights_method(n->m->weights);
+    if (method)
+        json_array_append_new(list, json_sprintf("%s weights, repacked at load", method));
     set(n->root, "arch", json_string(a->name));
     set(n->root, "features", list);
 }

@@ -173,6 +173,8 @@ static int run(struct export *e, const char *path)
     if (!rc)
         rc = model_open(e->o->source, e->gguf, &e->m, e->err);
     if (!rc)
+        rc = weights_load(e->m->weights, NULL, e->err);
+    if (!rc)
         rc = model_export_metadata(&e->w, e->o->source, e->gguf, e->m, e->o->type, &e->extra,
                                    e->err);
     if (!rc)

@@ -13,6 +13,7 @@
 #include <sys/mman.h>
 
 #include "engine/base/size.h"
+#include "engine/repack_cache.h"
 #include "engine/repack_config.h"
 
 enum { THREADS_MAX = 16, NAME_BYTES = 256, ROOM_ALIGN = 64, PANELS_AT_ONCE = 4 };
@@ -471,7 +472,7 @@ static int run_job(struct worker *workers, int n, struct err *err)
     return 0;
 }
 
-int repack_run(struct repack *r, struct err *err)
+static int fill_room(struct repack *r, struct err *err)
 {
     int n = cores(), rc = 0;
     size_t bytes = 0;
@@ -484,14 +485,44 @@ int repack_run(struct repack *r, struct err *err)
         return err_set(err, ERR_NOMEM, "out of memory");
     for (size_t i = 0; !rc && i < r->n_jobs; i++) {
         const struct repack_job *job = &r->jobs[i];
-        for (int k = 0; k < n; k++)
+        int64_t runs = job->rows / (REPACK_PANEL * PANELS_AT_ONCE) + 1;
+        int used = runs < n ? (int)runs : n;
+        for (int k = 0; k < used; k++)
             workers[k] = (struct worker){.job = job, .scratch = scratch + (size_t)k * bytes,
-                                         .no = k, .n = n};
+                                         .no = k, .n = used};
         rc = repack_check(job, err);
         if (!rc)
-            rc = run_job(workers, n, err);
+            rc = run_job(workers, used, err);
         source_release(r->source, job->data.data, job->data.bytes);
     }
     free(scratch);
+    return rc;
+}
+
+/* What the result depends on; false: the source has no identity. */
+static bool key_of(const struct repack *r, struct repack_cache_key *key)
+{
+    uint64_t identity = source_identity(r->source);
+    repack_cache_key_init(key);
+    repack_cache_key_add(key, &identity, sizeof identity);
+    for (size_t i = 0; i < r->n_jobs; i++) {
+        const struct repack_job *job = &r->jobs[i];
+        const int64_t parts[] = {job->kind, job->bits, job->zero_plus, job->symmetric, job->rows,
+                                 job->cols, job->scale_rows, job->scale_cols, job->type};
+        repack_cache_key_add(key, job->data.name, strlen(job->data.name));
+        repack_cache_key_add(key, parts, sizeof parts);
+    }
+    return identity != 0;
+}
+
+int repack_run(struct repack *r, const char *kept, struct err *err)
+{
+    struct repack_cache_key key;
+    bool keeps = kept && *kept && key_of(r, &key);
+    if (keeps && repack_cache_read(kept, &key, r->room, r->room_bytes))
+        return 0;
+    int rc = fill_room(r, err);
+    if (!rc && keeps)
+        repack_cache_write(kept, &key, r->room, r->room_bytes);
     return rc;
 }

@@ -24,10 +24,11 @@ struct repack; /* opaque: the jobs and the room */
 int repack_plan(const struct source *source, struct weights_list *list, struct repack **out,
                 struct err *err);
 
-/* Fill the room and let go of the source's pages that were read for it. Once; the plan's tensors
- * hold their values from then on. ERR_FORMAT for scales, zero points and orders of columns that no
- * value has. */
-int repack_run(struct repack *r, struct err *err);
+/* Fill the room, from the file that an earlier start kept in the folder `kept` (repack_cache.h;
+ * NULL: none is kept) or from the source, and let go of the source's pages that were read for it.
+ * Once; the plan's tensors hold their values from then on. ERR_FORMAT for scales, zero points and
+ * orders of columns that no value has. */
+int repack_run(struct repack *r, const char *kept, struct err *err);
 void repack_free(struct repack *r); /* NULL allowed */
 
 const char *repack_method(const struct repack *r); /* "gptq", "fp8"; as the file names it */

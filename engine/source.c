@@ -25,6 +25,7 @@ struct source {
     struct source_file *files; /* sorted by name when mapped */
     size_t n_files, capacity;
     const struct source_file *gguf; /* of a split file part 1 */
+    uint64_t identity;
     bool mapped; /* files, their names and bytes are owned */
 };
 
@@ -94,9 +95,25 @@ static char *name_of(const char *path, bool is_file)
     return strndup(path + start, n - start);
 }
 
-/* Map one open regular file and append it. */
-static int add_file(struct source *s, int fd, const char *name, size_t size, struct err *err)
+/* What tells a file from one that was put in its place. */
+static uint64_t identity_of(const char *name, const struct stat *status)
 {
+    const uint64_t parts[] = {(uint64_t)status->st_size, (uint64_t)status->st_dev,
+                              (uint64_t)status->st_ino,
+                              (uint64_t)status->st_mtim.tv_sec, (uint64_t)status->st_mtim.tv_nsec};
+    uint64_t hash = 0xcbf29ce484222325u;
+    for (; *name; name++)
+        hash = (hash ^ (uint8_t)*name) * 0x100000001b3u;
+    for (size_t i = 0; i < sizeof parts / sizeof *parts; i++)
+        hash = (hash ^ parts[i] ^ parts[i] >> 32) * 0x9e3779b97f4a7c15u;
+    return hash;
+}
+
+/* Map one open regular file and append it. */
+static int add_file(struct source *s, int fd, const char *name, const struct stat *status,
+                    struct err *err)
+{
+    size_t size = (size_t)status->st_size;
     static const uint8_t nothing[1];
     if (s->n_files == s->capacity) {
         size_t capacity = s->capacity ? 2 * s->capacity : 16;
@@ -118,6 +135,8 @@ static int add_file(struct source *s, int fd, const char *name, size_t size, str
         file.data = data;
     }
     s->files[s->n_files++] = file;
+    if (ends_with(name, ".safetensors") || ends_with(name, ".gguf"))
+        s->identity += identity_of(name, status); /* whatever the order */
     return 0;
 }
 
@@ -142,7 +161,7 @@ static int add_entry(struct source *s, int folder, const char *name, struct err 
             close(fd);
         return rc;
     }
-    int rc = S_ISREG(status.st_mode) ? add_file(s, fd, name, (size_t)status.st_size, err) : 0;
+    int rc = S_ISREG(status.st_mode) ? add_file(s, fd, name, &status, err) : 0;
     close(fd);
     return rc;
 }
@@ -252,12 +271,12 @@ static int add_parts(struct source *s, const char *base, int no, int n_parts, st
     return rc;
 }
 
-static int open_file(struct source *s, int fd, size_t size, struct err *err)
+static int open_file(struct source *s, int fd, const struct stat *status, struct err *err)
 {
     int no, n_parts;
     const char *slash = strrchr(s->path, '/');
     const char *base = slash ? slash + 1 : s->path;
-    int rc = add_file(s, fd, base, size, err);
+    int rc = add_file(s, fd, base, status, err);
     if (rc)
         return rc;
     const struct source_file *file = &s->files[0];
@@ -287,7 +306,7 @@ int source_open(const char *path, struct source **out, struct err *err)
     if (S_ISDIR(status.st_mode))
         rc = open_folder(s, fd, err);
     else if (S_ISREG(status.st_mode))
-        rc = open_file(s, fd, (size_t)status.st_size, err);
+        rc = open_file(s, fd, &status, err);
     else
         rc = err_set(err, ERR_FORMAT, "%s: neither a folder nor a regular file", path);
     if (rc)
@@ -359,6 +378,11 @@ const char *source_name(const struct source *s)
 const char *source_path(const struct source *s)
 {
     return s->path;
+}
+
+uint64_t source_identity(const struct source *s)
+{
+    return s->identity;
 }
 
 size_t source_count(const struct source *s)

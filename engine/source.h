@@ -32,6 +32,9 @@ void source_close(struct source *s); /* NULL allowed */
 
 const char *source_name(const struct source *s); /* base name of the path: "Mistral-7B" */
 const char *source_path(const struct source *s); /* for messages; "(embedded)" */
+/* What tells this source's weight files from others, and from themselves before they were changed:
+ * a hash of their names, sizes, places on the disk and times of change. 0: they are in memory. */
+uint64_t source_identity(const struct source *s);
 size_t source_count(const struct source *s);
 const struct source_file *source_at(const struct source *s, size_t i);
 const struct source_file *source_find(const struct source *s, const char *name); /* or NULL */

@@ -64,9 +64,9 @@ int weights_open(const struct source *source, struct weights **out, struct err *
     return 0;
 }
 
-int weights_load(struct weights *w, struct err *err)
+int weights_load(struct weights *w, const char *kept, struct err *err)
 {
-    return w->repack ? repack_run(w->repack, err) : 0;
+    return w->repack ? repack_run(w->repack, kept, err) : 0;
 }
 
 const char *weights_method(const struct weights *w)

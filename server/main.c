@@ -77,8 +77,8 @@ static void main_log_init(const struct config *c)
              c->log_format != NULL && strcmp(c->log_format, "json") == 0 ? LOG_JSON : LOG_TEXT);
 }
 
-/* Options and files that are wrong stay so when the command is tried again. */
-static int exit_of(int code)
+/* What reads a model: options and files that are wrong stay so when it is tried again. */
+static int exit_of_model(int code)
 {
     return code == ERR_USAGE || code == ERR_FORMAT || code == ERR_IO ? EXIT_USAGE : EXIT_FAILED;
 }
@@ -112,7 +112,7 @@ static int main_serve(int argc, char **argv)
         _exit(EXIT_OK);
     case SERVE_ERROR:
         fprintf(stderr, "sirocco: %s\n", err.text[0] != '\0' ? err.text : err_text(err.code));
-        _exit(exit_of(err.code));
+        _exit(exit_of_model(err.code));
     case SERVE_FORCED:
     case SERVE_DEAD:
         break;
@@ -136,7 +136,7 @@ static int main_lines(int (*run)(int, char **, FILE *, FILE *, struct err *), in
     if (rc == 0)
         return EXIT_OK;
     fprintf(stderr, "sirocco: %s\n", err.text[0] != '\0' ? err.text : err_text(rc));
-    return exit_of(rc);
+    return rc == ERR_USAGE ? EXIT_USAGE : EXIT_FAILED;
 }
 
 static int main_render(int argc, char **argv)

@@ -130,6 +130,7 @@ static int serve_open_engine(struct serve *s, struct err *err)
                                .prefix_cache = c->prefix_cache,
                                .chat_template = s->chat_template,
                                .chat_template_name = s->chat_template_name,
+                               .repack_cache = c->repack_cache,
                                .mistral_native = c->mistral_native,
                                .tokenizer = tokenizer,
                                .progress = s->hooks->progress,

@@ -1,6 +1,9 @@
 /* Checkpoints of other quantizers, against what make_quantized_models.py says they mean: every
  * matrix to the bit, logits and greedy tokens at every instruction level; and what is refused. */
+#include <dirent.h>
 #include <inttypes.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include "tests/golden/rig.h"
 
@@ -62,7 +65,7 @@ static void open_weights(const char *name, struct source **source, struct weight
     snprintf(path, sizeof path, "%s/%s", test_path("tests/golden/models"), name);
     rig_require(source_open(path, source, &err), &err);
     rig_require(weights_open(*source, w, &err), &err);
-    rig_require(weights_load(*w, &err), &err);
+    rig_require(weights_load(*w, NULL, &err), &err);
 }
 
 TEST(repack_is_exact)
@@ -107,6 +110,124 @@ TEST(repack_chooses_exact_formats)
         rig_close(&r);
     }
 }
+
+/* ---- what is kept for the next start */
+
+/* The only file in the folder that ends so; "" when there is none. */
+static void kept_file(const char *folder, char path[1400])
+{
+    DIR *dir = opendir(folder);
+    struct dirent *e;
+    int n = 0;
+    EXPECT(dir != NULL);
+    path[0] = '\0';
+    while ((e = readdir(dir)))
+        if (e->d_name[0] != '.') {
+            snprintf(path, 1400, "%s/%s", folder, e->d_name);
+            n++;
+        }
+    closedir(dir);
+    EXPECT(n <= 1);
+}
+
+static uint64_t hash_all(const char *model, const char *kept)
+{
+    struct source *source;
+    struct weights *w;
+    struct err err = {0};
+    uint64_t hash = 0;
+    rig_require(source_open(model, &source, &err), &err);
+    rig_require(weights_open(source, &w, &err), &err);
+    rig_require(weights_load(w, kept, &err), &err);
+    for (size_t i = 0; i < weights_count(w); i++)
+        if (weights_at(w, i)->n_dims == 2)
+            hash = hash * 31 + hash_of(weights_at(w, i));
+    weights_close(w);
+    source_close(source);
+    return hash;
+}
+
+static ino_t file_no(const char *path)
+{
+    struct stat status;
+    EXPECT_INT(stat(path, &status), 0);
+    return status.st_ino;
+}
+
+static void change_byte(const char *path, long at)
+{
+    FILE *f = fopen(path, "r+");
+    EXPECT(f != NULL);
+    EXPECT_INT(fseek(f, at, at < 0 ? SEEK_END : SEEK_SET), 0);
+    int byte = fgetc(f);
+    EXPECT_INT(fseek(f, at, at < 0 ? SEEK_END : SEEK_SET), 0);
+    fputc(byte ^ 1, f);
+    EXPECT_INT(fclose(f), 0);
+}
+
+/* A file that is whole is mapped, one that is not is made again; both give the same weights. */
+TEST(repacked_weights_are_kept)
+{
+    static const long places[] = {0, 16, 24, 40, 48, 65536, 65536 + 12345, -1};
+    char folder[] = "/tmp/sirocco-kept-XXXXXX", model[1300], path[1400];
+    EXPECT(mkdtemp(folder) != NULL);
+    snprintf(model, sizeof model, "%s/gptq-asymmetric", test_path("tests/golden/models"));
+    uint64_t want = hash_all(model, NULL);
+    EXPECT(hash_all(model, folder) == want);
+    kept_file(folder, path);
+    EXPECT(path[0] && !strcmp(path + strlen(path) - 7, ".repack"));
+    ino_t first = file_no(path);
+    EXPECT(hash_all(model, folder) == want);
+    EXPECT(file_no(path) == first); /* it was read */
+    for (size_t i = 0; i < sizeof places / sizeof *places; i++) {
+        char again[1400], held[1410];
+        snprintf(held, sizeof held, "%s-held", folder); /* so that the number is not given again */
+        EXPECT_INT(link(path, held), 0);
+        ino_t old = file_no(path);
+        change_byte(path, places[i]);
+        EXPECT(hash_all(model, folder) == want);
+        kept_file(folder, again);
+        EXPECT_STR(again, path);
+        EXPECT(file_no(path) != old); /* it was made again */
+        EXPECT_INT(unlink(held), 0);
+    }
+    EXPECT_INT(truncate(path, 70000), 0);
+    EXPECT(hash_all(model, folder) == want);
+    EXPECT_INT(unlink(path), 0);
+    EXPECT_INT(mkdir(path, 0700), 0); /* nothing can be kept there */
+    EXPECT(hash_all(model, folder) == want);
+    EXPECT_INT(rmdir(path), 0);
+    EXPECT(hash_all(model, "/nonexistent/folder") == want);
+    kept_file(folder, path);
+    EXPECT_STR(path, "");
+    EXPECT_INT(rmdir(folder), 0);
+}
+
+/* Another model does not take it: a copy of the files is another one. */
+TEST(kept_weights_belong_to_their_files)
+{
+    char folder[] = "/tmp/sirocco-kept-XXXXXX", copy[] = "/tmp/sirocco-copy-XXXXXX";
+    char command[4000];
+    EXPECT(mkdtemp(folder) != NULL && mkdtemp(copy) != NULL);
+    snprintf(command, sizeof command, "cp %s/awq/config.json %s/awq/model.safetensors %s",
+             test_path("tests/golden/models"), test_path("tests/golden/models"), copy);
+    EXPECT_INT(system(command), 0);
+    uint64_t want = hash_all(copy, folder);
+    char path[1400], file[1400];
+    kept_file(folder, path);
+    EXPECT(path[0] != '\0');
+    snprintf(file, sizeof file, "%s/model.safetensors", copy);
+    change_byte(file, -1); /* a norm's or a zero point's: the hash of matrices may stay */
+    (void)hash_all(copy, folder);
+    snprintf(command, sizeof command, "ls %s | wc -l | grep -q '^2$'", folder);
+    EXPECT_INT(system(command), 0);
+    change_byte(file, -1);
+    EXPECT(hash_all(copy, NULL) == want);
+    snprintf(command, sizeof command, "rm -r %s %s", folder, copy);
+    EXPECT_INT(system(command), 0);
+}
+
+/* ---- logits */
 
 /* Inputs in float32 at the base level; above it those of the G formats are rounded to 8 bits. */
 static void check_logits(const char *name, int level)

@@ -79,7 +79,7 @@ static bool rig_open(struct rig *r, const char *path, struct rig_options o)
     if (source_gguf(r->source))
         rig_require(gguf_open(source_gguf(r->source), &r->gguf, &err), &err);
     rig_require(model_open(r->source, r->gguf, &r->m, &err), &err);
-    rig_require(weights_load(r->m->weights, &err), &err);
+    rig_require(weights_load(r->m->weights, NULL, &err), &err);
     rig_require(forward_open(r->m, r->k, r->device, &forward, &r->f, &err), &err);
     EXPECT_INT(batch_init(&r->b, forward.n_tokens_max, 16), 0);
     r->blocks = calloc((size_t)r->n_blocks, sizeof *r->blocks);

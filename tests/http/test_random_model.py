@@ -89,3 +89,14 @@ def test_refused(tmp_path):
                            (["--layers", "0", "m.gguf"], "positive")):
         run = subprocess.run([sys.executable, "-B", SCRIPT, *options], capture_output=True, text=True, cwd=tmp_path)
         assert run.returncode != 0 and words in run.stderr
+
+
+@pytest.mark.parametrize("kind", sorted(MAKER.QUANTIZED))
+def test_every_published_layout(tmp_path, kind):
+    """They are repacked at load: nothing is left of the layout but its name in the inspection."""
+    found = bench(make(tmp_path / "m", "--preset", "mistral-7b", "--type", kind))
+    assert found["quant"] == {"fp8": "F8_128", "fp8_tensor": "F8_128", "w4a16": "G4_128", "w8a8": "G8_128", "gptq": "Q4_0", "awq": "G4_128"}[kind]
+    run = subprocess.run([BINARY, "inspect", tmp_path / "m", "--json"], capture_output=True, text=True, check=True)
+    told = json.loads(run.stdout)
+    assert "repacked" in " ".join(told["features"]) and MAKER.QUANTIZED[kind][1]["quant_method"] in " ".join(told["features"])
+    assert told["parameters"] == found["parameters"]
