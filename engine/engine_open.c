@@ -105,6 +105,9 @@ static int quantize_model(const struct engine_options *o, struct model *m, struc
     if (type < 0 || type <= QUANT_F32)
         return err_set(err, ERR_USAGE, "quant %s: no type that weights can be quantized to",
                        o->quant);
+    int rc = weights_load(m->weights, o->repack_cache, err);
+    if (rc)
+        return rc;
     return model_quantize(m, o->source, (enum quant_type)type, o->threads, quantize_progress, &q,
                           err);
 }

@@ -12,6 +12,7 @@
 
 struct weights {
     struct weights_list list;
+    bool loaded;
     struct repack *repack; /* NULL: every tensor is used as it lies in its file */
 };
 
@@ -66,7 +67,10 @@ int weights_open(const struct source *source, struct weights **out, struct err *
 
 int weights_load(struct weights *w, const char *kept, struct err *err)
 {
-    return w->repack ? repack_run(w->repack, kept, err) : 0;
+    if (!w->repack || w->loaded)
+        return 0;
+    w->loaded = true;
+    return repack_run(w->repack, kept, err);
 }
 
 const char *weights_method(const struct weights *w)

@@ -30,9 +30,9 @@ struct weights; /* opaque: a name index over the tensors of all files */
 
 int weights_open(const struct source *source, struct weights **out, struct err *err);
 /* Bring tensors that the files hold in other quantizers' layouts (repack.h) to those of quant.h:
- * only then can their data be read. Once, and nothing to do for most models. The source must still
- * be open. kept: a folder where the result is kept for the next time, or NULL. ERR_FORMAT naming
- * file and tensor. */
+ * only then can their data be read. Nothing to do for most models, nor a second time. The source
+ * must still be open. kept: a folder where the result is kept for the next time, or NULL.
+ * ERR_FORMAT naming file and tensor. */
 int weights_load(struct weights *w, const char *kept, struct err *err);
 /* How they were quantized, as their files name it ("gptq"); NULL: no tensor is brought over. */
 const char *weights_method(const struct weights *w);

@@ -119,4 +119,4 @@ def test_a_broken_template_stops_the_start(tmp_path, broken):
     path.write_text(broken)
     run = subprocess.run([BINARY, "serve", "--quiet", "--port", "0", "--chat-template", str(path)],
                          capture_output=True, text=True, timeout=60, check=False)
-    assert run.returncode == 1 and "line 1, column" in run.stderr
+    assert run.returncode == 2 and "line 1, column" in run.stderr

@@ -100,3 +100,25 @@ def test_every_published_layout(tmp_path, kind):
     told = json.loads(run.stdout)
     assert "repacked" in " ".join(told["features"]) and MAKER.QUANTIZED[kind][1]["quant_method"] in " ".join(told["features"])
     assert told["parameters"] == found["parameters"]
+
+
+def test_a_published_layout_becomes_another(tmp_path):
+    """Quantized again while it loads, and as a GGUF file."""
+    folder = make(tmp_path / "m", "--preset", "mistral-7b", "--type", "fp8")
+    run = subprocess.run([BINARY, "quantize", folder, tmp_path / "m.gguf", "--type", "q4_k"], capture_output=True, text=True, timeout=120)
+    assert run.returncode == 0, run.stderr
+    assert bench(tmp_path / "m.gguf")["quant"] == "Q4_K"
+    assert divergence(tmp_path / "m.gguf", folder) < 5e-3  # 0.0015 when this was written
+    assert divergence(folder, folder, "--quant", "q8_0") < 1e-4
+
+
+def divergence(path, reference, *options):
+    """Mean KL divergence over a few words."""
+    text = path.parent / "text"
+    text.write_text("The quick brown fox jumps over the lazy dog. " * 8)
+    run = subprocess.run([BINARY, "perplexity", path, text, "--kl", reference, "--context", "64", "--json", *options],
+                         capture_output=True, text=True, timeout=120)
+    assert run.returncode == 0, run.stderr
+    found = json.loads(run.stdout)
+    assert found["same_top"] > 0.8
+    return found["kl"]["mean"]
