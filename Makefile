@@ -6,7 +6,8 @@
 #   make install    PREFIX=/usr/local, DESTDIR=        make clean
 #
 #   SAN=address,undefined | thread    sanitizer build     DEBUG=1    no optimisation
-#   CUDA=auto | 0 | 1                 the CUDA plugin, build/sirocco-cuda.so
+#   CUDA=auto | 0 | 1                 the CUDA plugin, build/sirocco-cuda.so; auto: where nvcc and a
+#                                     GPU are, for that GPU; 1: for all that are supported
 
 CC ?= gcc
 CXX ?= g++
@@ -60,7 +61,9 @@ SERVER_OBJ := $(call objects,$(SERVER_SRC)) $(BUILD)/config/demo_files.o
 MAIN_OBJ := $(BUILD)/server/main.o
 
 CUDA_SRC := $(wildcard kernels/cuda/*.cu)
-NVCC := $(shell command -v nvcc 2>/dev/null)
+NVCC := $(firstword $(shell command -v nvcc 2>/dev/null) $(wildcard /usr/local/cuda/bin/nvcc))
+# Compute capabilities that kernels/cuda is compiled for; a: instructions of that one alone.
+CUDA_ARCHS ?= $(if $(filter 1,$(CUDA)),75 80 89 90a 100 120,native)
 PLUGIN :=
 ifeq ($(CUDA),1)
   ifeq ($(CUDA_SRC),)
@@ -71,7 +74,7 @@ ifeq ($(CUDA),1)
   endif
 endif
 ifneq ($(CUDA),0)
-  ifneq ($(and $(CUDA_SRC),$(NVCC)),)
+  ifneq ($(and $(CUDA_SRC),$(NVCC),$(or $(filter 1,$(CUDA)),$(wildcard /dev/nvidiactl))),)
     PLUGIN := $(BUILD)/sirocco-cuda.so
   endif
 endif
@@ -82,7 +85,9 @@ FUZZ_SRC := $(wildcard tests/fuzz/*_fuzz.c)
 REPLAY := $(patsubst tests/fuzz/%_fuzz.c,$(BUILD)/tests/fuzz/%,$(FUZZ_SRC))
 KERNEL_TEST := $(if $(wildcard tests/kernels/*.c),$(BUILD)/tests/kernels/check)
 SIM := $(if $(wildcard tests/sim/*.c),$(BUILD)/tests/sim/sim)
-TEST_BINARIES := $(UNIT) $(GOLDEN) $(KERNEL_TEST) $(SIM) $(REPLAY)
+# kernels/cuda compiled for the host: a plugin whose kernels run thread by thread (tests/cuda_emu)
+EMU := $(if $(CUDA_SRC),$(BUILD)/tests/cuda_emu/sirocco-cuda.so)
+TEST_BINARIES := $(UNIT) $(GOLDEN) $(KERNEL_TEST) $(SIM) $(REPLAY) $(EMU)
 
 .PHONY: all run test tidy bench fuzz clean install test-binaries libs
 .SECONDARY:
@@ -98,6 +103,24 @@ $(BUILD)/libserver.a: $(SERVER_OBJ)
 $(BUILD)/lib%.a:
 	@rm -f $@
 	$(AR) rcs $@ $^
+
+# The plugin holds its own copy of what it needs of kernels/*.c.
+NVCC_FLAGS = -std=c++17 -O3 -I. --threads 0 -Xcompiler -fPIC,-fvisibility=hidden,-Wall,-Wextra \
+             $(if $(filter native,$(CUDA_ARCHS)),-arch=native,$(foreach arch,$(CUDA_ARCHS), \
+                 -gencode arch=compute_$(arch),code=sm_$(arch)))
+CUDA_OBJ := $(patsubst %.cu,$(BUILD)/%.cu.o,$(CUDA_SRC)) \
+            $(patsubst %.c,$(BUILD)/pic/%.o,kernels/quant.c kernels/quant_k.c kernels/quant_group.c)
+
+$(BUILD)/sirocco-cuda.so: $(CUDA_OBJ)
+	$(NVCC) -shared -cudart static -Xlinker -Bsymbolic,-z,defs -o $@ $^ -lcublas -lpthread
+
+$(BUILD)/kernels/cuda/%.cu.o: kernels/cuda/%.cu $(wildcard kernels/*.h kernels/cuda/*.cuh)
+	@mkdir -p $(@D)
+	$(NVCC) $(NVCC_FLAGS) -c -o $@ $<
+
+$(BUILD)/pic/%.o: %.c
+	@mkdir -p $(@D)
+	$(CC) $(OPTIMISE) $(CFLAGS_ALL) -fPIC -fvisibility=hidden -c -o $@ $<
 
 libs: $(BUILD)/libserver.a $(BUILD)/libengine.a $(BUILD)/libkernels.a
 
@@ -138,6 +161,24 @@ $(BUILD)/tests/golden/%_test: $(BUILD)/tests/golden/%_test.o $(BUILD)/tests/runn
 
 $(BUILD)/tests/kernels/check: $(call objects,$(wildcard tests/kernels/*.c)) $(BUILD)/libkernels.a
 	$(CXX) $(LDFLAGS_ALL) -o $@ $^ -lm -lpthread -ldl
+
+EMU_OBJ := $(patsubst %.cu,$(BUILD)/emu/%.o,$(filter-out kernels/cuda/blas.cu,$(CUDA_SRC))) \
+           $(patsubst %.cc,$(BUILD)/emu/%.o,$(wildcard tests/cuda_emu/*.cc)) \
+           $(patsubst %.c,$(BUILD)/pic/%.o,kernels/quant.c kernels/quant_k.c kernels/quant_group.c)
+EMU_FLAGS = $(KERNEL_OPTIMISE) $(CXXFLAGS_ALL) -fPIC -fvisibility=hidden -DCUDA_EMU \
+            -Wno-missing-field-initializers -Wno-unknown-pragmas -include tests/cuda_emu/cuda_emu.h
+
+$(EMU): $(EMU_OBJ)
+	@mkdir -p $(@D)
+	$(CXX) -shared -Wl,-Bsymbolic $(if $(SAN),,-Wl$(comma)-z$(comma)defs) $(SANITIZE) -o $@ $^ -lm -lpthread
+
+$(BUILD)/emu/%.o: %.cu
+	@mkdir -p $(@D)
+	$(CXX) -x c++ $(EMU_FLAGS) -c -o $@ $<
+
+$(BUILD)/emu/%.o: %.cc
+	@mkdir -p $(@D)
+	$(CXX) $(EMU_FLAGS) -c -o $@ $<
 
 $(BUILD)/tests/sim/sim: $(call objects,$(wildcard tests/sim/*.c)) $(TEST_LIBS)
 	$(CXX) $(LDFLAGS_ALL) -o $@ $^ $(LIB_SERVER) $(LIB_ENGINE)

@@ -52,8 +52,15 @@ const struct config_option config_options[] = {
      "that the next start maps them instead of repacking; what is there is checked, and made again "
      "when the model has changed"},
 
-    {"device", WORD(device, "auto", "auto|cpu|cuda"), ENGINE,
-     "where the model runs; auto takes CUDA when the plugin and a GPU are there"},
+    {"device", CONFIG_TEXT, AT(device), "auto", 0, 0, false, "DEVICE", ENGINE,
+     "where the model runs: cpu, cuda, cuda:N (the GPU of that number) or auto, which takes CUDA "
+     "when the plugin and a GPU are there"},
+    {"cuda_plugin", TEXT(cuda_plugin, "FILE"), ENGINE,
+     "the CUDA backend, sirocco-cuda.so; otherwise looked for beside the program and in "
+     "../lib/sirocco"},
+    {"gpu_memory_fraction", CONFIG_DECIMAL, AT(gpu_memory_fraction), "0.92", 0.01, 1, false,
+     "FRACTION", ENGINE,
+     "share of a GPU's memory that is taken at start for weights, workspace and KV cache"},
     {"cpu_isa", WORD(cpu_isa, "auto", "auto|base|avx2|avx512|avx512-bf16"), ENGINE,
      "strongest CPU instructions to use; all below avx512-bf16 keep the inputs of BF16 weights in "
      "float32"},

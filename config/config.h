@@ -28,9 +28,9 @@ struct config {
     const char *repack_cache; /* folder, or NULL */
     const char *tool_call_parser, *reasoning_parser; /* auto, none, or a row of toolcall.c */
     /* engine */
-    const char *device, *cpu_isa, *quant, *kv_cache_type;
+    const char *device, *cuda_plugin, *cpu_isa, *quant, *kv_cache_type;
     int64_t threads, max_seqs, max_batch_tokens, max_model_len, block_size, kv_cache_bytes;
-    double kv_cache_fraction;
+    double kv_cache_fraction, gpu_memory_fraction;
     bool prefix_cache;
     int64_t max_queue;
     /* server */

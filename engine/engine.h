@@ -28,7 +28,9 @@ struct channel; /* one request's way through: the loop holds it from submit to r
 
 struct engine_options {
     const struct source *source; /* must outlive the engine */
-    const char *device;          /* "cpu", "auto", "cuda" */
+    const char *device;          /* "cpu", "auto", "cuda", "cuda:N" */
+    const char *cuda_plugin;     /* path of the CUDA backend; NULL: beside the program */
+    double gpu_memory_fraction;  /* CUDA: of the whole memory; weights and KV cache fill it */
     const char *cpu_isa;         /* "auto", "base", "avx2", "avx512", "avx512-bf16" */
     int threads;                 /* 0: automatic */
     int max_seqs;                /* running sequences at most */

@@ -3,13 +3,14 @@
  *
  * The memory plan. Weights lie in the source's mapping and are counted as if all of them were
  * resident; activations and logits follow from max_batch_tokens. The KV cache takes kv_cache_bytes,
- * or kv_cache_fraction of what is left, but never more than max_seqs sequences of max_model_len
- * tokens can use, and, when not given in bytes, no more than four times the weights or 64 MiB:
- * beyond that a small model would take a machine's memory to remember prompts it recomputes in no
- * time. */
+ * or kv_cache_fraction of what is left (on a GPU: all of it), but never more than max_seqs
+ * sequences of max_model_len tokens can use, and, when not given in bytes, no more than four times
+ * the weights or 64 MiB: beyond that a small model would take a machine's memory to remember
+ * prompts it recomputes in no time. */
 #include "engine/engine_open.h"
 
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "engine/base/log.h"
@@ -21,7 +22,9 @@ enum {
     LOGITS_ROWS_MAX = 64,           /* per call: more is sliced */
     LOGITS_BYTES_MAX = 64 << 20,
     KV_AUTO_BYTES_MIN = 64 << 20,   /* see above */
-    KV_AUTO_WEIGHTS = 4
+    KV_AUTO_WEIGHTS = 4,
+    GPUS_MAX = 1 << 16,
+    REPACK_BYTES = 128 << 20
 };
 
 static void tell(const struct engine_options *o, const char *what, double fraction)
@@ -32,17 +35,29 @@ static void tell(const struct engine_options *o, const char *what, double fracti
 
 /* ---- options */
 
+/* The number of the GPU that the device asks for, -1: none; auto: the first. False: no device. */
+static bool find_gpu(const char *device, int *gpu)
+{
+    char *end;
+    *gpu = -1;
+    if (device && !strcmp(device, "cpu"))
+        return true;
+    *gpu = 0;
+    if (!device || !strcmp(device, "auto") || !strcmp(device, "cuda"))
+        return true;
+    if (strncmp(device, "cuda:", 5) || device[5] < '0' || device[5] > '9')
+        return false;
+    long n = strtol(device + 5, &end, 10);
+    *gpu = n < GPUS_MAX ? (int)n : GPUS_MAX;
+    return !*end;
+}
+
 static int check_options(const struct engine_options *o, struct err *err)
 {
-    static const char *const devices[] = {"cpu", "auto"};
-    const char *device = o->device ? o->device : "auto";
-    bool known = false;
-    for (size_t i = 0; i < sizeof devices / sizeof *devices; i++)
-        known |= !strcmp(device, devices[i]);
-    if (!strcmp(device, "cuda"))
-        return err_set(err, ERR_USAGE, "device cuda: the CUDA backend is not built");
-    if (!known)
-        return err_set(err, ERR_USAGE, "device %s: must be cpu, cuda or auto", device);
+    int gpu;
+    if (!find_gpu(o->device, &gpu))
+        return err_set(err, ERR_USAGE, "device %.40s: must be cpu, cuda, cuda:N or auto",
+                       o->device);
     if (o->max_seqs < 1 || o->max_batch_tokens < 1 || o->max_queue < 0 || o->max_model_len < 0 ||
         o->pause_ms_max < 0 || o->kv_cache_bytes < 0 || o->threads < 0)
         return err_set(err, ERR_USAGE, "an engine option is out of range");
@@ -142,7 +157,18 @@ static int open_device(const struct engine_options *o, struct engine_parts *p, s
 {
     char reason[256] = "";
     struct device_options options = {.n_threads = o->threads,
-                                     .cpu_isa = o->cpu_isa ? o->cpu_isa : "auto"};
+                                     .cpu_isa = o->cpu_isa ? o->cpu_isa : "auto",
+                                     .gpu_memory_fraction = o->gpu_memory_fraction};
+    bool must = o->device && strcmp(o->device, "auto");
+    find_gpu(o->device, &options.gpu);
+    if (options.gpu >= 0) {
+        p->kernels = kernels_plugin(o->cuda_plugin, reason, sizeof reason);
+        if (p->kernels && !p->kernels->open(&options, &p->device, reason, sizeof reason))
+            return 0;
+        if (must)
+            return err_set(err, ERR_USAGE, "device %.40s: %s", o->device, reason);
+        log_event(LOG_INFO, "the model runs on the CPU: %s", reason);
+    }
     p->kernels = kernels_cpu();
     if (p->kernels->open(&options, &p->device, reason, sizeof reason))
         return err_set(err, ERR_DEVICE, "device %s: %s", p->kernels->name, reason);
@@ -170,7 +196,12 @@ static int find_model_len(const struct engine_options *o, const struct model *m,
 static int kv_budget(const struct engine_options *o, struct engine_parts *p, int64_t *bytes,
                      struct err *err)
 {
+    bool own = p->kernels != kernels_cpu(); /* memory that nothing else wants */
     int64_t taken = p->model->weight_bytes + p->info.workspace_bytes;
+    if (own) /* repacked weights are padded, and wait in a slice while they are */
+        taken += p->model->weight_bytes / 16 + (p->model->weight_bytes < REPACK_BYTES
+                                                    ? p->model->weight_bytes
+                                                    : REPACK_BYTES);
     int64_t left = p->memory_free - taken, most = KV_AUTO_WEIGHTS * p->model->weight_bytes;
     if (left <= 0)
         return err_set(err, ERR_NOMEM,
@@ -182,6 +213,8 @@ static int kv_budget(const struct engine_options *o, struct engine_parts *p, int
     if (*bytes > left)
         return err_set(err, ERR_NOMEM, "kv_cache_bytes %lld: %lld bytes of memory are left",
                        (long long)*bytes, (long long)left);
+    if (own && !*bytes)
+        *bytes = left;
     if (*bytes)
         return 0;
     *bytes = (int64_t)((double)left * o->kv_cache_fraction);
@@ -210,9 +243,9 @@ static int plan_blocks(const struct engine_options *o, struct engine_parts *p, s
                        "the model's have %d",
                        quant_formats[kv.type].block, m->head_dim);
     if (!block_bytes || block_bytes > INT64_MAX / 2)
-        return err_set(err, ERR_USAGE, "the device can not hold a KV cache of %d layers, %d heads "
-                       "of %d values in blocks of %d", m->n_layers, m->n_kv_heads, m->head_dim,
-                       o->block_size);
+        return err_set(err, ERR_USAGE, "the device can not hold a KV cache of %s, %d layers, %d "
+                       "heads of %d values in blocks of %d", quant_formats[kv.type].name,
+                       m->n_layers, m->n_kv_heads, m->head_dim, o->block_size);
     int64_t whole = ((int64_t)info->max_model_len + o->block_size - 1) / o->block_size;
     int64_t n_blocks = budget / (int64_t)block_bytes;
     if (n_blocks > whole * o->max_seqs)
@@ -260,7 +293,8 @@ static int plan(const struct engine_options *o, struct engine_parts *p, struct e
     if (rc)
         return rc;
     p->memory_free = (int64_t)p->kernels->memory_free(p->device);
-    p->info.workspace_bytes = (int64_t)forward_workspace_bytes(p->model, &p->forward_options);
+    p->info.workspace_bytes =
+        (int64_t)forward_workspace_bytes(p->model, p->kernels, &p->forward_options);
     return plan_blocks(o, p, err);
 }
 

@@ -13,12 +13,18 @@
 
 #include "engine/base/size.h"
 
+enum { VECTORS_PER_LAYER = 9 };
+
 struct forward {
     struct model *m;
     const struct kernels *k;
     struct device *device;
     struct forward_options options;
     int n_loaded; /* matrices on the device, in the order of each_matrix */
+    /* norm weights and biases lie on the device while f is open: the model's own pointers, in the
+     * order of each_vector, wait here */
+    float **host_vectors;
+    int n_vectors;
 
     /* device memory; rows are n_tokens_max */
     float *x;            /* [rows][dim] the residual stream */
@@ -69,18 +75,19 @@ static int cols_max(const struct model *m)
     return most > q ? most : q;
 }
 
-size_t forward_workspace_bytes(const struct model *m, const struct forward_options *o)
+size_t forward_workspace_bytes(const struct model *m, const struct kernels *k,
+                               const struct forward_options *o)
 {
     const struct sizes s = sizes_of(m, o);
     size_t row = s.dim + 2 * s.q + 2 * s.kv + 2 * s.ffn + s.cos_sin;
     size_t floats = s.rows * row + s.h_rows * s.dim + 2 * s.logits * s.vocab;
-    size_t scratch; /* of the linear ops and of the experts, whatever the device */
+    size_t scratch; /* of the linear ops and of the experts */
     if (m->arch->post_norms)
         floats += s.rows * s.dim;
-    scratch = kernels_cpu()->linear_workspace((int)s.h_rows, cols_max(m));
+    scratch = k->linear_workspace((int)s.h_rows, cols_max(m));
     if (m->arch->moe)
-        scratch += kernels_cpu()->moe_workspace((int)s.rows, m->dim, m->ffn, m->n_experts,
-                                                m->n_experts_used);
+        scratch += k->moe_workspace((int)s.rows, m->dim, m->ffn, m->n_experts,
+                                    m->n_experts_used);
     return floats * sizeof(float) + s.logits * sizeof(struct pick_result) + scratch;
 }
 
@@ -130,6 +137,58 @@ static int free_matrix(struct forward *f, struct matrix *matrix)
     return 0;
 }
 
+typedef int vector_visit(struct forward *f, float **vector, int n);
+
+/* Visit every norm weight and bias the model has, with its length, in one fixed order. */
+static int each_vector(struct forward *f, vector_visit *visit)
+{
+    struct model *m = f->m;
+    int q = m->n_heads * m->head_dim, kv = m->n_kv_heads * m->head_dim;
+    int rc = visit(f, &m->final_norm, m->dim);
+    for (int i = 0; !rc && i < m->n_layers; i++) {
+        struct model_layer *l = &m->layers[i];
+        const struct {
+            float **at;
+            int n;
+        } own[VECTORS_PER_LAYER] = {{&l->attn_norm, m->dim},
+                                    {&l->ffn_norm, m->dim},
+                                    {&l->post_attn_norm, m->dim},
+                                    {&l->post_ffn_norm, m->dim},
+                                    {&l->q_norm, m->head_dim},
+                                    {&l->k_norm, m->head_dim},
+                                    {&l->bq, q},
+                                    {&l->bk, kv},
+                                    {&l->bv, kv}};
+        for (size_t j = 0; !rc && j < VECTORS_PER_LAYER; j++)
+            if (*own[j].at)
+                rc = visit(f, own[j].at, own[j].n);
+    }
+    return rc;
+}
+
+static int load_vector(struct forward *f, float **vector, int n)
+{
+    size_t bytes = (size_t)n * sizeof(float);
+    float *copy = f->k->alloc(f->device, bytes);
+    if (!copy)
+        return -1;
+    f->host_vectors[f->n_vectors++] = *vector;
+    int rc = f->k->upload(f->device, copy, *vector, bytes);
+    *vector = copy;
+    return rc;
+}
+
+static int free_vector(struct forward *f, float **vector, int n)
+{
+    (void)n;
+    if (!f->n_vectors)
+        return -1; /* the ones after it were never loaded */
+    f->n_vectors--;
+    f->k->free(f->device, *vector);
+    *vector = *f->host_vectors++;
+    return 0;
+}
+
 /* rows * cols floats of device memory; NULL: none, or the product overflows. */
 static float *floats(struct forward *f, size_t rows, size_t cols)
 {
@@ -157,8 +216,10 @@ static bool alloc_buffers(struct forward *f)
                                                   m->n_experts, m->n_experts_used))) != NULL;
     for (int i = 0; all && i < m->n_ropes; i++)
         all = (f->cos_sin[i] = floats(f, s.rows, 2 * (size_t)m->ropes[i].n_freq)) != NULL;
-    f->host_logits = all ? calloc(s.logits * s.vocab, sizeof *f->host_logits) : NULL;
-    f->picks = calloc(s.logits, sizeof *f->picks);
+    if (all)
+        f->host_logits =
+            f->k->host_alloc(f->device, s.logits * s.vocab * sizeof *f->host_logits);
+    f->picks = f->k->host_alloc(f->device, s.logits * sizeof *f->picks);
     if (m->query_scale_beta > 0)
         all = (f->q_scale = calloc(s.rows, sizeof *f->q_scale)) && all;
     return all && f->host_logits && f->picks;
@@ -191,9 +252,14 @@ int forward_open(struct model *m, const struct kernels *k, struct device *device
         rc = device_failed(f, "loading the weights", err);
     if (!rc && m->head.data == m->embed.data)
         m->head = m->embed;
+    size_t n_vectors = (size_t)m->n_layers * VECTORS_PER_LAYER + 1;
+    if (!rc && !(f->host_vectors = calloc(n_vectors, sizeof *f->host_vectors)))
+        rc = err_set(err, ERR_NOMEM, "out of memory");
+    if (!rc && each_vector(f, load_vector))
+        rc = err_set(err, ERR_NOMEM, "norm weights: no memory");
     if (!rc && !alloc_buffers(f))
         rc = err_set(err, ERR_NOMEM, "%zu bytes of activations for steps of %d tokens: no memory",
-                     forward_workspace_bytes(m, o), o->n_tokens_max);
+                     forward_workspace_bytes(m, k, o), o->n_tokens_max);
     if (!rc && k->reserve(device,
                           o->n_tokens_max > o->n_logits_max ? o->n_tokens_max : o->n_logits_max,
                           cols_max(m)))
@@ -212,6 +278,9 @@ void forward_close(struct forward *f)
 {
     if (!f)
         return;
+    float **host_vectors = f->host_vectors; /* free_vector walks along them */
+    each_vector(f, free_vector);
+    free(host_vectors);
     each_matrix(f, free_matrix);
     if (f->m->head.data == f->m->embed.data)
         f->m->head = f->m->embed;
@@ -228,8 +297,8 @@ void forward_close(struct forward *f)
     for (int i = 0; i < MODEL_ROPES_MAX; i++)
         f->k->free(f->device, f->cos_sin[i]);
     f->k->free(f->device, f->logits);
-    free(f->host_logits);
-    free(f->picks);
+    f->k->host_free(f->device, f->host_logits);
+    f->k->host_free(f->device, f->picks);
     free(f->q_scale);
     free(f);
 }
@@ -352,15 +421,11 @@ static void scale_queries(struct forward *f, const struct batch *b)
             1 + m->query_scale_beta * logf(1 + (float)(b->pos[i] / m->query_scale_from));
 }
 
-int forward_run(struct forward *f, const struct batch *b, struct err *err)
+static int run_layers(struct forward *f, const struct batch *b)
 {
     const struct model *m = f->m;
-    int n = b->n_tokens, rc = 0;
-    if (!n)
-        return 0;
-    CHECK(n <= f->options.n_tokens_max);
-    scale_queries(f, b);
-    rc = f->k->embed(f->device, &(struct embed_args){.out = f->x, .table = &m->embed,
+    int n = b->n_tokens;
+    int rc = f->k->embed(f->device, &(struct embed_args){.out = f->x, .table = &m->embed,
                                                      .tokens = b->tokens, .n = n,
                                                      .scale = m->embed_scale});
     for (int i = 0; !rc && i < m->n_ropes; i++)
@@ -374,7 +439,26 @@ int forward_run(struct forward *f, const struct batch *b, struct err *err)
         if (!rc)
             rc = ffn_block(f, b, i);
     }
-    return rc ? device_failed(f, "forward pass", err) : 0;
+    return rc;
+}
+
+int forward_run(struct forward *f, const struct batch *b, struct err *err)
+{
+    if (!b->n_tokens)
+        return 0;
+    CHECK(b->n_tokens <= f->options.n_tokens_max);
+    scale_queries(f, b);
+    int rc = f->k->step_begin(f->device, &(struct step_args){
+                                             .tokens = b->tokens, .pos = b->pos,
+                                             .slots = b->slots, .q_scale = f->q_scale,
+                                             .seqs = b->seqs, .n = b->n_tokens,
+                                             .n_seqs = b->n_seqs});
+    if (!rc) {
+        rc = run_layers(f, b);
+        if (f->k->step_end(f->device))
+            rc = -1;
+    }
+    return rc < 0 ? device_failed(f, "forward pass", err) : 0;
 }
 
 int forward_logits(struct forward *f, const struct batch *b, int first, int n, float **logits,

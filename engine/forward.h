@@ -25,7 +25,8 @@ typedef void forward_observer(void *user, int layer, enum forward_point point, c
 void forward_observe(struct forward *f, forward_observer *observe, void *user);
 
 /* Bytes forward_open will take beside the weights and the KV pool: activations and logits. */
-size_t forward_workspace_bytes(const struct model *m, const struct forward_options *o);
+size_t forward_workspace_bytes(const struct model *m, const struct kernels *k,
+                               const struct forward_options *o);
 int forward_open(struct model *m, const struct kernels *k, struct device *device,
                  const struct forward_options *o, struct forward **out, struct err *err);
 void forward_close(struct forward *f); /* NULL allowed */

@@ -205,7 +205,7 @@ static int add_memory(struct inspection *n, struct err *err)
     if (block <= 0)
         return err_set(err, ERR_USAGE, "KV cache of type %s in blocks of %d: not possible",
                        kv_name(o->kv_type), o->block_size);
-    int64_t workspace = (int64_t)forward_workspace_bytes(m, &f);
+    int64_t workspace = (int64_t)forward_workspace_bytes(m, kernels_cpu(), &f);
     int64_t sequence = block * sched_blocks_min(len, o->block_size, m->window_max);
     int64_t left = o->memory - m->weight_bytes - workspace;
     json_t *plan = json_object();

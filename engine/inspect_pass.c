@@ -312,6 +312,13 @@ static int pass_reserve(struct device *d, int n_max, int cols_max)
     return 0;
 }
 
+static int pass_step_begin(struct device *d, const struct step_args *a)
+{
+    (void)d;
+    (void)a;
+    return 0;
+}
+
 static const struct kernels backend = {
     .name = "inspect",
     .device_error = pass_error,
@@ -320,11 +327,15 @@ static const struct kernels backend = {
     .upload = pass_copy,
     .download = pass_copy,
     .sync = pass_sync,
+    .host_alloc = pass_alloc,
+    .host_free = pass_free,
     .matrix_load = pass_load,
     .matrix_free = pass_unload,
     .kv_open = pass_kv_open,
     .moe_workspace = pass_workspace,
     .reserve = pass_reserve,
+    .step_begin = pass_step_begin,
+    .step_end = pass_sync,
     .embed = pass_embed,
     .norm = pass_norm,
     .linear = pass_linear,

@@ -4,10 +4,14 @@
  * argument struct, is enqueued in order, and its arguments are read before it returns. Device
  * memory comes from alloc; on the CPU backend it is plain memory. Arrays are row-major, rows first,
  * float32 unless said, and contiguous: x[n][dim] means n rows of dim floats. Outputs never alias
- * inputs unless the op says "in place".
+ * inputs unless the op says "in place". Arrays lie in device memory, but for those marked "host":
+ * they are plain memory of the caller, small, and read before the op returns or copied in a step.
  *
  * Exactness, CPU backend: every output row is computed by the same sequence of operations whatever
  * else is in the batch, so results do not depend on n, on chunking or on the number of threads.
+ * CUDA backend: attention scores and sums, norms and rotations are float32. linear rounds inputs to
+ * bfloat16 twice (the value and what is left of it: 16 bits) for few rows, once for many, or to
+ * float16 (saturating) where the weights are F16 or quantized; products are summed in float32.
  *
  * Errors: int functions return 0 or -1 and then device error text is set (device_error). An op's
  * error latches: later ops return -1 at once (R6). Nothing here aborts. */
@@ -30,6 +34,8 @@ struct device_options {
     int n_threads;       /* CPU: worker threads incl. the caller; 0: physical cores of the cpuset */
     const char *cpu_isa; /* "auto" or the strongest level that may be used: "base", "avx2",
                              "avx512", "avx512-bf16" (BF16 weights with inputs rounded to BF16) */
+    int gpu;                    /* CUDA: number of the GPU, from 0 */
+    double gpu_memory_fraction; /* CUDA: share of the GPU's memory that open takes, above 0..1 */
 };
 
 /* A weight matrix of rows outputs by cols inputs. data is the host's (mmapped) storage, which must
@@ -47,14 +53,14 @@ struct matrix {
 struct kv_options {
     int n_layers, n_kv_heads, head_dim;
     int n_blocks, block_size; /* block_size: power of two, 8..256 */
-    enum quant_type type;     /* F32, F16, BF16, or Q8_0 where head_dim is a multiple of 32 */
+    enum quant_type type;     /* F32, F16, BF16; on the CPU Q8_0 if head_dim % 32 is 0 */
 };
 
 /* out[i] = scale * table[tokens[i]]; tokens in [0, table.rows) are checked by the caller */
 struct embed_args {
     float *out; /* [n][cols] */
     const struct matrix *table;
-    const int32_t *tokens; /* [n] */
+    const int32_t *tokens; /* [n], host */
     int n;
     float scale;
 };
@@ -89,8 +95,8 @@ struct linear_args {
 /* cos_sin[i][j] = (cos, sin)(pos[i] * inv_freq[j]) * mscale, j < n_freq; once per step and rope */
 struct rope_table_args {
     float *cos_sin;          /* [n][n_freq][2] */
-    const int32_t *pos;      /* [n] */
-    const float *inv_freq;   /* [n_freq] */
+    const int32_t *pos;      /* [n], host */
+    const float *inv_freq;   /* [n_freq], host */
     int n, n_freq;
     float mscale;
 };
@@ -104,10 +110,10 @@ struct rope_store_args {
     float *k;             /* [n][n_kv_heads][head_dim] */
     const float *v;       /* [n][n_kv_heads][head_dim] */
     const float *cos_sin; /* [n][n_freq][2] */
-    const int64_t *slots; /* [n] */
+    const int64_t *slots; /* [n], host */
     int n, n_heads, n_freq, layer;
     bool interleaved;
-    const float *q_scale; /* [n], host memory: factor on a token's rotated query; NULL: 1 */
+    const float *q_scale; /* [n], host: factor on a token's rotated query; NULL: 1 */
 };
 
 /* One sequence's part of a ragged batch: q_len queries, rows q_start.. of q; the last query is at
@@ -115,7 +121,7 @@ struct rope_store_args {
  * block of position p; entries wholly before every query's window may hold anything. */
 struct attention_seq {
     int q_start, q_len, kv_len;
-    const int32_t *blocks;
+    const int32_t *blocks; /* host */
 };
 
 /* Causal softmax(scale * q k^T) v per head; query head h reads KV head h / (n_heads / n_kv_heads).
@@ -124,7 +130,7 @@ struct attention_seq {
 struct attention_args {
     float *out;     /* [n][n_heads][head_dim] */
     const float *q; /* [n][n_heads][head_dim] */
-    const struct attention_seq *seqs;
+    const struct attention_seq *seqs; /* host */
     int n_seqs, n_heads, layer, window;
     float scale, softcap;
 };
@@ -158,7 +164,7 @@ struct moe_args {
 struct gather_args {
     float *out;          /* [n][dim] */
     const float *in;     /* [..][dim] */
-    const int32_t *rows; /* [n] */
+    const int32_t *rows; /* [n], host */
     int n, dim;
 };
 
@@ -172,9 +178,19 @@ struct pick_result {
 };
 struct pick_args {
     float *logits;              /* [n][vocab] */
-    struct pick_result *result; /* [n], host memory, ready after sync */
+    struct pick_result *result; /* [n], host, ready after sync */
     int n, vocab;
     float softcap;
+};
+
+/* One forward pass over a batch: what is the same for all its ops. Until step_end the arrays below
+ * stay as they are, and ops that are given these very pointers may use what step_begin copied. */
+struct step_args {
+    const int32_t *tokens, *pos;      /* [n], host */
+    const int64_t *slots;             /* [n], host */
+    const float *q_scale;             /* [n], host, or NULL */
+    const struct attention_seq *seqs; /* [n_seqs], host */
+    int n, n_seqs;
 };
 
 struct kernels {
@@ -193,6 +209,9 @@ struct kernels {
     int (*upload)(struct device *device, void *to, const void *from_host, size_t bytes);
     int (*download)(struct device *device, void *to_host, const void *from, size_t bytes);
     int (*sync)(struct device *device); /* wait for all ops; CPU: nothing to do */
+    /* host memory that downloads reach fastest; zeroed; NULL: none */
+    void *(*host_alloc)(struct device *device, size_t bytes);
+    void (*host_free)(struct device *device, void *memory); /* NULL allowed */
 
     int (*matrix_load)(struct device *device, struct matrix *m); /* sets m->packed if it repacks */
     void (*matrix_free)(struct device *device, struct matrix *m);
@@ -201,6 +220,12 @@ struct kernels {
     size_t (*moe_workspace)(int n_max, int dim, int ffn, int n_experts, int n_used);
     size_t (*linear_workspace)(int n_max, int cols_max); /* reserved by reserve */
     int (*reserve)(struct device *device, int n_max, int cols_max); /* scratch of all ops, once */
+
+    /* Bracket the ops of a forward pass. begin returns 0: call the ops, then end; 1: the pass was
+     * enqueued whole, as it ran before for this n (every sequence has one token): call neither.
+     * For that, a step's ops must depend on nothing but n and the arrays of step_args. */
+    int (*step_begin)(struct device *device, const struct step_args *args);
+    int (*step_end)(struct device *device);
 
     int (*embed)(struct device *device, const struct embed_args *args);
     int (*norm)(struct device *device, const struct norm_args *args);
@@ -215,6 +240,14 @@ struct kernels {
 };
 
 const struct kernels *kernels_cpu(void);
+
+/* The plugin's only exported symbol; NULL when it was built for another version of this header. */
+#define KERNELS_VERSION 1
+#define KERNELS_PLUGIN_SYMBOL "sirocco_plugin"
+typedef const struct kernels *kernels_plugin_fn(int version, size_t struct_bytes);
+/* Load the plugin at path; NULL: sirocco-cuda.so beside the program, then in ../lib/sirocco. It
+ * stays loaded. NULL and one sentence in error when that fails. */
+const struct kernels *kernels_plugin(const char *path, char *error, size_t error_bytes);
 
 #ifdef __cplusplus
 }

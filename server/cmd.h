@@ -28,8 +28,9 @@ int cmd_tokenize(int argc, char **argv, FILE *in, FILE *out, struct err *err);
  * tokens per second of prompts of N tokens (-p), of generating N tokens (-n; behind a prompt of -d
  * tokens), of N sequences at once, each a prompt of --seq-prompt (128) and --seq-generate (64)
  * tokens (-s: generated tokens over all sequences, prompts' time included); median, least and most
- * of -r runs (3). Also --threads, --cpu-isa, --kv-cache-type, --quant, --max-batch-tokens. Without
- * any test: -p 512 -n 128. ERR_USAGE, and what engine_open and a request may fail with. */
+ * of -r runs (3). Also --device, --cuda-plugin, --threads, --cpu-isa, --kv-cache-type, --quant,
+ * --max-batch-tokens. Without any test: -p 512 -n 128. ERR_USAGE, and what engine_open and a
+ * request may fail with. */
 int cmd_bench(int argc, char **argv, FILE *in, FILE *out, struct err *err);
 
 /* `sirocco inspect [MODEL] [--json] [--memory 24g] [--max-model-len N] [--kv-cache-type T]

@@ -51,7 +51,7 @@ struct bench_test {
 
 struct bench {
     const char *model, *prompts, *generates, *seqs, *depth, *seq_prompt, *seq_generate, *repeat,
-        *threads, *isa, *kv_type, *batch_tokens, *quant;
+        *threads, *isa, *kv_type, *batch_tokens, *quant, *device, *plugin;
     bool json, csv;
     struct bench_test tests[TESTS_MAX];
     int n_tests, n_repeat;
@@ -137,7 +137,8 @@ static int read_options(struct bench *b, int argc, char **argv, struct err *err)
         {"--seq-generate", &b->seq_generate, NULL}, {"-r", &b->repeat, NULL},
         {"--threads", &b->threads, NULL},      {"--cpu-isa", &b->isa, NULL},
         {"--kv-cache-type", &b->kv_type, NULL}, {"--max-batch-tokens", &b->batch_tokens, NULL},
-        {"--quant", &b->quant, NULL},
+        {"--quant", &b->quant, NULL},          {"--device", &b->device, NULL},
+        {"--cuda-plugin", &b->plugin, NULL},
         {"--json", NULL, &b->json},            {"--csv", NULL, &b->csv}};
     int many[2], depth = 0;
     int rc = cmd_options(argc, argv, options, sizeof options / sizeof *options, err);
@@ -196,7 +197,9 @@ static int open_engine(struct bench *b, struct err *err)
         n_seqs = b->tests[i].n_seqs > n_seqs ? b->tests[i].n_seqs : n_seqs;
     }
     struct engine_options o = {.source = b->source,
-                               .device = "auto",
+                               .device = b->device ? b->device : "auto",
+                               .cuda_plugin = b->plugin,
+                               .gpu_memory_fraction = 0.92,
                                .cpu_isa = b->isa ? b->isa : "auto",
                                .threads = threads,
                                .max_seqs = n_seqs,

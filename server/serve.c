@@ -115,6 +115,8 @@ static int serve_open_engine(struct serve *s, struct err *err)
     int64_t pause_ms = c->write_timeout_ms < INT32_MAX ? c->write_timeout_ms : INT32_MAX;
     struct engine_options o = {.source = s->source,
                                .device = c->device,
+                               .cuda_plugin = c->cuda_plugin,
+                               .gpu_memory_fraction = c->gpu_memory_fraction,
                                .cpu_isa = c->cpu_isa,
                                .threads = (int)c->threads,
                                .max_seqs = (int)c->max_seqs,

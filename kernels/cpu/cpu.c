@@ -198,6 +198,13 @@ static int device_sync(struct device *d)
     return cpu_failed(d) ? -1 : 0;
 }
 
+/* Host arrays are device memory here: a step has nothing to prepare. */
+static int device_step_begin(struct device *d, const struct step_args *a)
+{
+    (void)a;
+    return cpu_failed(d) ? -1 : 0;
+}
+
 /* Weights are used where they lie: no format is repacked, so a model takes its file's size. */
 static int device_matrix_load(struct device *d, struct matrix *m)
 {
@@ -436,6 +443,8 @@ static const struct kernels table = {
     .upload = device_upload,
     .download = device_download,
     .sync = device_sync,
+    .host_alloc = device_alloc,
+    .host_free = device_free,
     .matrix_load = device_matrix_load,
     .matrix_free = device_matrix_free,
     .kv_bytes_per_block = kv_bytes_per_block,
@@ -443,6 +452,8 @@ static const struct kernels table = {
     .moe_workspace = moe_workspace,
     .linear_workspace = device_linear_workspace,
     .reserve = device_reserve,
+    .step_begin = device_step_begin,
+    .step_end = device_sync,
     .embed = embed_run,
     .norm = norm_run,
     .linear = linear_run,

@@ -99,7 +99,7 @@ static void check_model(const char *name)
 {
     char path[1200];
     snprintf(path, sizeof path, "%s/%s", test_path("tests/golden/models"), name);
-    for (int level = 0; level < RIG_LEVELS; level++)
+    for (int level = 0; level < RIG_CUDA; level++)
         for (int kv = 0; kv < KV_TYPES; kv++)
             for (int size = 0; size < 3; size++) {
                 struct rig r;
@@ -139,7 +139,7 @@ TEST_SECONDS(exact_demo, 120)
 TEST_SECONDS(exact_quantised, 120)
 {
     static const char *const names[] = {"q8_0", "q4_0"};
-    for (int i = 0; i < 2 * RIG_LEVELS; i++) {
+    for (int i = 0; i < 2 * RIG_CUDA; i++) {
         char name[128];
         struct rig r;
         snprintf(name, sizeof name, "weights/stories260K/gguf/stories260K-%s.gguf", names[i % 2]);
@@ -216,7 +216,7 @@ TEST(exact_steps_without_rows)
     batch_add(&r.b, prompt, PROMPT, 0, r.blocks, r.block_size);
     EXPECT_INT(forward_run(r.f, &r.b, &err), 0);
     EXPECT_INT(forward_logits(r.f, &r.b, 0, 0, &logits, &picks, &err), 0);
-    EXPECT(forward_workspace_bytes(r.m, &(struct forward_options){.n_tokens_max = 64,
+    EXPECT(forward_workspace_bytes(r.m, r.k, &(struct forward_options){.n_tokens_max = 64,
                                                                   .n_logits_max = 8}) >
            64 * sizeof(float) * (size_t)(r.m->dim + 2 * r.m->ffn));
     rig_close(&r);

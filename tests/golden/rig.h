@@ -13,7 +13,8 @@
 #include "tests/test.h"
 
 struct rig_options {
-    const char *isa; /* NULL: the strongest of those with float32 inputs */
+    const char *isa; /* NULL: the strongest of those with float32 inputs; "cuda": the plugin */
+    bool large;      /* too large for a plugin that is emulated */
     int n_threads;   /* 0: 2 */
     enum quant_type kv_type;
     int block_size;   /* 0: 16 */
@@ -34,9 +35,10 @@ struct rig {
 };
 
 __attribute__((unused)) static const char *const rig_levels[] = {"base", "avx2", "avx512",
-                                                                 "avx512-bf16"};
-/* RIG_ROUNDS: the level that rounds the inputs of BF16 weights to BF16, 2^-9 of themselves */
-enum { RIG_LEVELS = 4, RIG_ROUNDS = 3, RIG_LOGITS = 8 };
+                                                                 "avx512-bf16", "cuda"};
+/* From RIG_ROUNDS on levels round the inputs of BF16 weights to BF16, 2^-9 of themselves; RIG_CUDA
+ * is the plugin that SIROCCO_TEST_PLUGIN names, and rounds for all but F32. */
+enum { RIG_LEVELS = 5, RIG_ROUNDS = 3, RIG_CUDA = 4, RIG_LOGITS = 8 };
 
 static void rig_close(struct rig *r)
 {
@@ -57,21 +59,47 @@ static void rig_require(int rc, const struct err *err)
     EXPECT_INT(rc, 0);
 }
 
-/* false: this machine lacks the instructions of o.isa. */
+/* The plugin, or NULL: none is named. */
+static const struct kernels *rig_plugin(void)
+{
+    static const struct kernels *plugin;
+    const char *path = getenv("SIROCCO_TEST_PLUGIN");
+    char reason[300];
+    if (!plugin && path && *path) {
+        plugin = kernels_plugin(path, reason, sizeof reason);
+        if (!plugin)
+            printf("    %s\n", reason);
+        EXPECT(plugin != NULL);
+    }
+    return plugin;
+}
+
+/* false: this machine lacks the instructions of o.isa, or a GPU. */
 static bool rig_open(struct rig *r, const char *path, struct rig_options o)
 {
     struct err err = {0};
     char text[256] = "";
-    *r = (struct rig){.k = kernels_cpu(), .block_size = o.block_size ? o.block_size : 16,
+    bool cuda = o.isa && !strcmp(o.isa, rig_levels[RIG_CUDA]);
+    if (cuda && !rig_plugin())
+        return false;
+    *r = (struct rig){.k = cuda ? rig_plugin() : kernels_cpu(), .block_size = o.block_size ? o.block_size : 16,
                       .n_blocks = o.n_blocks ? o.n_blocks : 256};
     struct device_options device = {.n_threads = o.n_threads ? o.n_threads : 2,
                                     .cpu_isa = o.isa ? o.isa : rig_levels[RIG_ROUNDS - 1]};
     struct forward_options forward = {.n_tokens_max = o.n_tokens_max ? o.n_tokens_max : 64,
                                       .n_logits_max = RIG_LOGITS, .n_blocks = r->n_blocks,
                                       .block_size = r->block_size, .kv_type = o.kv_type};
-    EXPECT_INT(r->k->open(&device, &r->device, text, sizeof text), 0);
+    device.gpu_memory_fraction = 0.1;
+    int rc = r->k->open(&device, &r->device, text, sizeof text);
+    if (cuda && rc)
+        return false;
+    EXPECT_INT(rc, 0);
     const char *level = r->k->describe(r->device);
-    if (o.isa && (strncmp(level, o.isa, strlen(o.isa)) || level[strlen(o.isa)] == '-')) {
+    if (cuda && o.large && strstr(level, "emulated")) {
+        r->k->close(r->device);
+        return false;
+    }
+    if (!cuda && o.isa && (strncmp(level, o.isa, strlen(o.isa)) || level[strlen(o.isa)] == '-')) {
         r->k->close(r->device);
         return false;
     }

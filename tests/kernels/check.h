@@ -11,8 +11,9 @@
 
 #include "kernels/kernels.h"
 
-enum { CHECK_LEVELS = 4, CHECK_THREADS_MAX = 3, CHECK_N_MAX = 256, CHECK_COLS_MAX = 8192 };
-extern const char *const check_level_names[CHECK_LEVELS]; /* base, avx2, avx512, avx512-bf16 */
+enum { CHECK_LEVELS = 5, CHECK_THREADS_MAX = 3, CHECK_N_MAX = 256, CHECK_COLS_MAX = 8192 };
+/* base, avx2, avx512, avx512-bf16, cuda */
+extern const char *const check_level_names[CHECK_LEVELS];
 
 /* random numbers: one seeded sequence per case, so that a case fails alone as it fails in the run */
 uint32_t check_random(void);
@@ -35,9 +36,22 @@ float *check_normals(size_t n);
  * reserve was called with CHECK_N_MAX and CHECK_COLS_MAX. */
 struct device *check_device(int level, int n_threads);
 struct device *check_device_new(int level, int n_threads); /* the caller closes it */
+const struct kernels *check_kernels(int level); /* whose ops take plain memory at any level */
 
 /* The level that rounds the inputs of BF16 weights to BF16. */
 enum { CHECK_ROUNDS_BF16 = 3 };
+
+/* The plugin's level: results depend on what is computed together, within these shares of the
+ * products that are summed (kernels.h, "Exactness"). */
+enum { CHECK_CUDA = 4 };
+/* Kernels run on the host, thread by thread: cases are fewer. */
+bool check_emulated(int level);
+double check_cuda_linear(enum quant_type type, int n);    /* of linear */
+double check_cuda_attention(enum quant_type type, int n); /* a sequence's part of n queries */
+
+/* hosted.c: the plugin at path behind a table for plain memory; NULL and one sentence in error. */
+const struct kernels *hosted_kernels(const char *path, char *error, size_t error_bytes);
+const struct kernels *hosted_plugin(void); /* the plugin's own table */
 
 /* Byte offsets of a block's float16 scales, the only one twice; none in MXFP4. */
 const int (*check_scales_at(enum quant_type type))[2];
@@ -65,6 +79,7 @@ void check_act(void);
 void check_moe(void);
 void check_gather(void);
 void check_pick(void);
+void check_plugin(void);
 void check_bench(void);
 
 #endif

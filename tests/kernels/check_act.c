@@ -14,7 +14,7 @@ static double reference(double x, enum activation act)
 
 static void one(int level, int n, int dim, enum activation act)
 {
-    const struct kernels *k = kernels_cpu();
+    const struct kernels *k = check_kernels(level);
 
     check_case("act %s %s n %d dim %d", check_level_names[level],
                act == ACTIVATION_SILU ? "silu" : "gelu", n, dim);
@@ -52,7 +52,7 @@ static void extremes(int level)
             up[i] = 1;
         memcpy(out, in, sizeof in);
         struct act_mul_args a = {out, up, 1, N, (enum activation)act};
-        kernels_cpu()->act_mul(check_device(level, 1), &a);
+        check_kernels(level)->act_mul(check_device(level, 1), &a);
         check_expect(isnan(out[0]), "NaN stays NaN");
         for (int i = 1; i < N; i++) {
             double y = reference(in[i], (enum activation)act);

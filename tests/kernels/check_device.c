@@ -10,11 +10,11 @@ static void options(void)
     char error[100] = "";
 
     check_case("device: options");
-    struct device_options bad = {1, "sse9"};
+    struct device_options bad = {.n_threads = 1, .cpu_isa = "sse9"};
     check_expect(k->open(&bad, &d, error, sizeof error) == -1 && !d && error[0], "unknown level");
-    bad = (struct device_options){-1, "auto"};
+    bad = (struct device_options){.n_threads = -1, .cpu_isa = "auto"};
     check_expect(k->open(&bad, &d, NULL, 0) == -1, "negative threads");
-    struct device_options automatic = {0, NULL};
+    struct device_options automatic = {0};
     check_expect(k->open(&automatic, &d, error, sizeof error) == 0 && d, "defaults: %s", error);
     check_expect(strstr(k->describe(d), "thread") != NULL, "describe: %s", k->describe(d));
     check_expect(k->memory_free(d) > 1 << 20, "free memory");

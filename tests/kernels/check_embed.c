@@ -18,7 +18,7 @@ void check_embed(void)
                 for (int i = 0; i < n; i++)
                     tokens[i] = check_int(0, 39);
                 struct embed_args a = {out, &m, tokens, n, round ? 0.3f : 1};
-                check_expect(kernels_cpu()->embed(d, &a) == 0, "runs");
+                check_expect(check_kernels(level)->embed(d, &a) == 0, "runs");
                 for (int i = 0; i < n; i++)
                     for (int c = 0; c < cols; c++)
                         check_expect(out[i * cols + c] == values[tokens[i] * cols + c] * a.scale,

@@ -7,7 +7,7 @@
 
 static void one(int level, int dim, int n, bool add)
 {
-    const struct kernels *k = kernels_cpu();
+    const struct kernels *k = check_kernels(level);
     struct device *d = check_device(level, 1);
 
     check_case("norm %s dim %d n %d%s", check_level_names[level], dim, n, add ? " add" : "");
@@ -57,7 +57,7 @@ void check_norm(void)
         float *in = check_normals(80), *weight = check_normals(40), *out = check_floats(80);
         in[37] = NAN;
         struct norm_args a = {out, in, weight, 2, 40, 1e-5f, false};
-        kernels_cpu()->norm(check_device(level, 1), &a);
+        check_kernels(level)->norm(check_device(level, 1), &a);
         for (int i = 0; i < 80; i++)
             check_expect(isnan(out[i]) == (i < 40), "value %d", i);
     }

@@ -7,7 +7,7 @@
 
 static void one(int level, int vocab, int n, float softcap)
 {
-    const struct kernels *k = kernels_cpu();
+    const struct kernels *k = check_kernels(level);
 
     check_case("pick %s vocab %d n %d softcap %g", check_level_names[level], vocab, n,
                (double)softcap);
@@ -59,7 +59,7 @@ static void guard(int level)
             check_fill(x, 99);
             x[at] = bad[kind];
             struct pick_args a = {x, &r, 1, 99, 0};
-            kernels_cpu()->pick(check_device(level, 1), &a);
+            check_kernels(level)->pick(check_device(level, 1), &a);
             check_expect(r.bad, "%g at %d", (double)bad[kind], at);
         }
 }

@@ -19,7 +19,7 @@ static void table(int level)
     for (int i = 0; i < N; i++)
         pos[i] = i * i * 517;
     struct rope_table_args a = {out, pos, inv, N, FREQS, 1.25f};
-    check_expect(kernels_cpu()->rope_table(check_device(level, 2), &a) == 0, "runs");
+    check_expect(check_kernels(level)->rope_table(check_device(level, 2), &a) == 0, "runs");
     for (int i = 0; i < N; i++)
         for (int j = 0; j < FREQS; j++) {
             float angle = (float)pos[i] * inv[j];
@@ -56,7 +56,7 @@ static void rotated(const struct shape *s, const float *in, const float *out, co
 }
 
 /* Attention with a window of one position returns the value stored at it. */
-static void stored(struct device *d, const struct shape *s, const int64_t *slots, const float *q,
+static void stored(int level, struct device *d, const struct shape *s, const int64_t *slots, const float *q,
                    const float *v, enum quant_type type)
 {
     size_t width = (size_t)(s->n_heads * s->head_dim);
@@ -68,7 +68,7 @@ static void stored(struct device *d, const struct shape *s, const int64_t *slots
         float *out = check_floats(width);
         struct attention_seq seq = {0, 1, offset + 1, blocks};
         struct attention_args a = {out, q + (size_t)i * width, &seq, 1, s->n_heads, 1, 1, 1, 0};
-        check_expect(kernels_cpu()->attention(d, &a) == 0, "runs");
+        check_expect(check_kernels(level)->attention(d, &a) == 0, "runs");
         for (int h = 0; h < s->n_heads; h++)
             for (int j = 0; j < s->head_dim; j++) {
                 int kv_head = h / (s->n_heads / s->n_kv);
@@ -84,7 +84,7 @@ static void stored(struct device *d, const struct shape *s, const int64_t *slots
 }
 
 /* The step `done` again with a factor per token: queries are times it, keys are as before. */
-static void scaled(struct device *d, const struct shape *s, struct rope_store_args done,
+static void scaled(int level, struct device *d, const struct shape *s, struct rope_store_args done,
                    const float *q, const float *k)
 {
     size_t width = (size_t)(s->n_heads * s->head_dim), nk = (size_t)(s->n * s->n_kv * s->head_dim);
@@ -100,14 +100,14 @@ static void scaled(struct device *d, const struct shape *s, struct rope_store_ar
         for (size_t j = (size_t)i * width; j < (size_t)(i + 1) * width; j++)
             want[j] = done.q[j] * factors[i];
     }
-    check_expect(kernels_cpu()->rope_store(d, &a) == 0, "runs");
+    check_expect(check_kernels(level)->rope_store(d, &a) == 0, "runs");
     check_same(a.q, want, (size_t)s->n * width, "scaled q");
     check_same(a.k, done.k, nk, "k beside scaled q");
 }
 
 static void one(int level, struct shape s, enum quant_type type, bool interleaved)
 {
-    const struct kernels *k = kernels_cpu();
+    const struct kernels *k = check_kernels(level);
     struct device *d = check_device_new(level, 2);
     int64_t slots[32];
 
@@ -144,8 +144,8 @@ static void one(int level, struct shape s, enum quant_type type, bool interleave
     }
     check_same(q2, q1, nq, "q one by one");
     check_same(k2, k1, nk, "k one by one");
-    stored(d, &s, slots, q1, v, type);
-    scaled(d, &s, a, q, k0);
+    stored(level, d, &s, slots, q1, v, type);
+    scaled(level, d, &s, a, q, k0);
     k->close(d);
 }
 

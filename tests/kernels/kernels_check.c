@@ -3,6 +3,7 @@
  *
  *   check             all checks; the last line is `N passed, N failed, N skipped`
  *   check OP...       those of the named files (linear, attention, ...)
+ *   check --plugin PATH [OP...]   the ops of the plugin at PATH instead; skipped without a GPU
  *   check --bench     GB/s and GFLOP/s per op, format and level */
 #include "tests/kernels/check.h"
 
@@ -14,11 +15,12 @@
 
 enum { GUARD = 64, BUFFERS_MAX = 64, SHOWN_MAX = 3 };
 
-const char *const check_level_names[CHECK_LEVELS] = {"base", "avx2", "avx512", "avx512-bf16"};
+const char *const check_level_names[CHECK_LEVELS] = {"base", "avx2", "avx512", "avx512-bf16",
+                                                     "cuda"};
 
 static struct {
     char name[200];
-    bool open, failed;
+    bool open, failed, emulated;
     int shown, n_passed, n_failed, n_skipped, n_buffers;
     struct {
         unsigned char *raw;
@@ -26,6 +28,7 @@ static struct {
     } buffers[BUFFERS_MAX];
     uint64_t random;
     struct device *devices[CHECK_LEVELS][CHECK_THREADS_MAX + 1];
+    const struct kernels *plugin; /* NULL: the levels of the CPU are checked */
 } state;
 
 /* ---- random numbers (SplitMix64, Steele et al. 2014) ---- */
@@ -167,10 +170,45 @@ bool check_same(const float *a, const float *b, size_t n, const char *what)
 
 /* ---- devices and matrices ---- */
 
+const struct kernels *check_kernels(int level)
+{
+    return level == CHECK_CUDA ? state.plugin : kernels_cpu();
+}
+
+bool check_emulated(int level)
+{
+    return level == CHECK_CUDA && state.emulated;
+}
+
+double check_cuda_linear(enum quant_type type, int n)
+{
+    bool tiled = type == QUANT_Q8_0 || type == QUANT_Q4_0 || type == QUANT_Q4_K ||
+                 type == QUANT_Q5_K || type == QUANT_Q6_K;
+    if (type == QUANT_F16)
+        return n <= 16 ? 0x1p-20 : 0x1.1p-11;
+    if (type == QUANT_BF16)
+        return n <= 16 ? 0x1p-16 : 0x1.1p-9;
+    if (tiled) /* few: inputs in two parts; many: weights and inputs as F16 */
+        return n <= 8 ? 0x1p-16 : n <= 64 ? 0x1.1p-9 : 0x1.2p-10;
+    return type == QUANT_F32 || n <= 8 ? 0 : 0x1.2p-10;
+}
+
+double check_cuda_attention(enum quant_type type, int n)
+{
+    if (type == QUANT_F32)
+        return 0;
+    if (type == QUANT_F16)
+        return n == 1 ? 0x1p-20 : 0x1.1p-11;
+    return n == 1 ? 0x1p-16 : 0x1.1p-8;
+}
+
 struct device *check_device_new(int level, int n_threads)
 {
-    struct device_options options = {n_threads, check_level_names[level]};
-    const struct kernels *k = kernels_cpu();
+    struct device_options options = {
+        .n_threads = n_threads, .cpu_isa = check_level_names[level], .gpu_memory_fraction = 0.05};
+    const struct kernels *k = check_kernels(level);
+    if (!k || (level != CHECK_CUDA && state.plugin))
+        return NULL;
     struct device *d;
     char error[128];
     size_t length = strlen(check_level_names[level]);
@@ -179,8 +217,8 @@ struct device *check_device_new(int level, int n_threads)
         fprintf(stderr, "open: %s\n", error);
         exit(2);
     }
-    if (strncmp(k->describe(d), check_level_names[level], length) ||
-        k->describe(d)[length] == '-') {
+    if (level != CHECK_CUDA && (strncmp(k->describe(d), check_level_names[level], length) ||
+        k->describe(d)[length] == '-')) {
         k->close(d);
         return NULL;
     }
@@ -193,7 +231,7 @@ struct device *check_device_new(int level, int n_threads)
 
 struct device *check_device(int level, int n_threads)
 {
-    struct device **d = &state.devices[level][n_threads];
+    struct device **d = &state.devices[level][level == CHECK_CUDA ? 0 : n_threads];
 
     if (!*d)
         *d = check_device_new(level, n_threads);
@@ -273,34 +311,64 @@ struct matrix check_matrix(enum quant_type type, int64_t rows, int64_t cols, flo
 static const struct {
     const char *name;
     void (*run)(void);
+    bool any_level; /* not about the CPU backend alone */
 } checks[] = {
-    {"quant", check_quant},         {"pool", check_pool}, {"device", check_device_rules},
-    {"embed", check_embed},         {"norm", check_norm}, {"linear", check_linear},
-    {"rope", check_rope},           {"act", check_act},   {"attention", check_attention},
-    {"moe", check_moe},             {"gather", check_gather}, {"pick", check_pick},
+    {"quant", check_quant, false},  {"pool", check_pool, false},
+    {"device", check_device_rules, false}, {"plugin", check_plugin, true},
+    {"embed", check_embed, true},   {"norm", check_norm, true},
+    {"linear", check_linear, true}, {"rope", check_rope, true},
+    {"act", check_act, true},       {"attention", check_attention, true},
+    {"moe", check_moe, true},       {"gather", check_gather, true},
+    {"pick", check_pick, true},
 };
+
+/* False: no plugin or no GPU, which is said as a skipped case. */
+static bool open_plugin(const char *path)
+{
+    char error[300] = "";
+    struct device *d = NULL;
+    struct device_options options = {.gpu_memory_fraction = 0.05};
+    state.plugin = hosted_kernels(path, error, sizeof error);
+    if (state.plugin && !state.plugin->open(&options, &d, error, sizeof error)) {
+        printf("%s\n", state.plugin->describe(d));
+        state.emulated = strstr(state.plugin->describe(d), "emulated") != NULL;
+        state.plugin->close(d);
+        return true;
+    }
+    check_skip("level cuda: %s", error);
+    return false;
+}
 
 int main(int argc, char **argv)
 {
+    bool plugin = argc > 2 && !strcmp(argv[1], "--plugin");
+
     setvbuf(stdout, NULL, _IOLBF, 0);
+    if (plugin && !open_plugin(argv[2])) {
+        printf("0 passed, 0 failed, 1 skipped\n");
+        return 0;
+    }
+    argc -= plugin ? 2 : 0;
+    argv += plugin ? 2 : 0;
     if (argc > 1 && !strcmp(argv[1], "--bench")) {
         check_bench();
         return 0;
     }
-    for (int level = 0; level < CHECK_LEVELS; level++)
+    for (int level = 0; level < CHECK_CUDA && !plugin; level++)
         if (!check_device(level, 1))
             check_skip("level %s: this machine lacks it", check_level_names[level]);
     for (size_t i = 0; i < sizeof checks / sizeof *checks; i++) {
         bool wanted = argc == 1;
         for (int j = 1; j < argc; j++)
             wanted |= !strcmp(argv[j], checks[i].name);
-        if (wanted)
+        if (wanted && (!plugin || checks[i].any_level))
             checks[i].run();
         end_case();
     }
     for (int level = 0; level < CHECK_LEVELS; level++)
         for (int n = 0; n <= CHECK_THREADS_MAX; n++)
-            kernels_cpu()->close(state.devices[level][n]);
+            if (state.devices[level][n])
+                check_kernels(level)->close(state.devices[level][n]);
     printf("%d passed, %d failed, %d skipped\n", state.n_passed, state.n_failed, state.n_skipped);
     return state.n_failed ? 1 : 0;
 }

@@ -292,8 +292,8 @@ TEST(words_and_booleans_are_checked)
         }
     }
     clear_environment();
-    EXPECT_INT(PARSE("--device", "gpu"), -1);
-    EXPECT_STR(error, "--device: \"gpu\" is not one of auto cpu cuda");
+    EXPECT_INT(PARSE("--tokenizer", "gpu"), -1);
+    EXPECT_STR(error, "--tokenizer: \"gpu\" is not one of auto json tekken spm");
     EXPECT_INT(PARSE("--no-prefix-cache", "--quiet"), 0);
     EXPECT(!c.prefix_cache && c.quiet);
     EXPECT_INT(PARSE("--no-port"), -1);

@@ -616,7 +616,17 @@ TEST(options_that_can_not_be_met_say_why)
     struct engine_options o = standard();
     o.device = "cuda";
     EXPECT_INT(try_open(o, &err), ERR_USAGE);
-    EXPECT(strstr(err.text, "CUDA") != NULL);
+    EXPECT(strstr(err.text, "device cuda: sirocco-cuda.so is neither") != NULL);
+    o.cuda_plugin = test_path("README.md"); /* not a library */
+    EXPECT_INT(try_open(o, &err), ERR_USAGE);
+    EXPECT(strstr(err.text, "README.md") != NULL);
+    static const char *const devices[] = {"gpu", "cuda:", "cuda:x", "cuda:1x", "cuda:-1"};
+    for (size_t i = 0; i < sizeof devices / sizeof *devices; i++) {
+        o = standard();
+        o.device = devices[i];
+        EXPECT_INT(try_open(o, &err), ERR_USAGE);
+        EXPECT(strstr(err.text, "must be cpu, cuda, cuda:N or auto") != NULL);
+    }
     o = standard();
     o.kv_cache_bytes = 1 << 20;
     EXPECT_INT(try_open(o, &err), ERR_NOMEM);

@@ -1,0 +1,310 @@
+/* cuda: what the files of the CUDA backend share: the open device, launches, number formats, the
+ * layouts of the KV pool and of weights. Private to kernels/cuda.
+ *
+ * Engine thread only. Ops are enqueued on one stream. Device memory is one reservation made by open
+ * (cuda.cu); host arrays reach the device through step.cu. The same sources compile with a host
+ * compiler under tests/cuda_emu (CUDA_EMU), which stands in for the CUDA headers; hence the macros
+ * for launches and shared memory, and number formats as their bits. */
+#ifndef SIROCCO_KERNELS_CUDA_CUDA_CUH
+#define SIROCCO_KERNELS_CUDA_CUDA_CUH
+
+#ifndef CUDA_EMU
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#include <cuda_runtime.h>
+#define CUDA_LAUNCH(kernel, grid, block, shared, stream, ...)                                      \
+    kernel<<<grid, block, shared, stream>>>(__VA_ARGS__)
+#define CUDA_SHARED(type, name)                                                                    \
+    extern __shared__ __align__(128) unsigned char cuda_shared_memory[];                           \
+    type *name = (type *)cuda_shared_memory
+#endif
+
+#include <stdint.h>
+#include <string.h>
+
+#include "kernels/kernels.h"
+
+enum {
+    CUDA_WARP = 32,
+    CUDA_ERROR_MAX = 256,
+    CUDA_NAME_MAX = 192,
+    CUDA_ALIGN = 256,
+    CUDA_SKINNY_MAX = 64,      /* inputs up to which the own tensor core kernels run */
+    CUDA_TILE_ROWS = 16,       /* rows of a tile of repacked weights */
+    CUDA_CHUNK = 128,          /* columns of a tile of repacked weights */
+    CUDA_HEAD_DIM_MAX = 256,
+    CUDA_GRAPHS_MAX = 256,     /* decode steps of up to so many sequences are captured */
+    CUDA_EXPERTS_USED_MAX = 16,
+};
+
+/* A stretch of the reservation; the list is in order of address and without gaps. */
+struct cuda_span {
+    size_t at, bytes;
+    bool used;
+    struct cuda_span *next;
+};
+
+/* The KV pool, written by rope.cu, read by attention*.cu:
+ *   k[layer][block][kv_head][block_size][head_dim], v the same */
+struct cuda_kv {
+    struct kv_options o;
+    int value_bytes, block_shift;
+    char *k, *v;
+    size_t layer_bytes; /* of k and of v */
+};
+
+/* One query of a decode, or 64 / group queries of a tile: device copies of a step's sequences. */
+struct cuda_seq {
+    int q_start, q_len, kv_len;
+    int blocks; /* index of its first block in the table */
+};
+struct cuda_row { /* query of sequence seq */
+    int seq, query;
+};
+struct cuda_tile { /* rows first .. first + 63 of sequence seq, row = query * group + head */
+    int seq, first;
+};
+
+/* How attention runs over a step: queries of short parts one by one, longer parts in tiles. */
+struct cuda_plan {
+    int n_rows, n_tiles, n_seqs; /* queries run one by one; tiles of 64 rows */
+    int group;
+    struct cuda_seq *seqs;  /* device */
+    struct cuda_row *rows;   /* device */
+    struct cuda_tile *tiles; /* device */
+    int32_t *blocks;        /* device */
+};
+
+/* A weight matrix on the device. RAW: as in the file; rows start row_bytes apart. TILED: see
+ * quant.cuh. */
+struct cuda_matrix {
+    bool tiled;
+    char *raw;
+    size_t row_bytes, bytes;
+    uint8_t *codes, *high, *scales, *supers;
+    int n_chunks, n_tiles;
+};
+
+struct cuda_graph {
+    cudaGraphExec_t exec;
+    bool seen; /* ran once without a graph */
+};
+
+struct device {
+    char error[CUDA_ERROR_MAX]; /* "" or the latched error */
+    char name[CUDA_NAME_MAX];
+    int gpu, n_sm, capability; /* 90: 9.0 */
+    bool tensor;          /* mma.m16n8k16 with bfloat16, cp.async: 8.0 and later */
+    size_t shared_max;
+    cudaStream_t stream;
+
+    char *arena;
+    size_t arena_bytes;
+    struct cuda_span *spans;
+
+    /* step.cu: pinned ring and its device twin; the fixed place of a step's arrays */
+    char *ring_host, *ring_device, *step_device;
+    size_t ring_bytes, ring_at, step_bytes;
+    struct step_args step;
+    bool in_step, capturing;
+    int host_bound; /* with so many rows or more an op waits for the device: not captured */
+    struct cuda_plan plan;
+    int32_t *step_tokens, *step_pos;
+    int64_t *step_slots;
+    float *step_q_scale;
+    struct cuda_graph graphs[CUDA_GRAPHS_MAX + 1];
+    bool plan_made;  /* plan is the step's */
+    int plan_heads;  /* of the model, known from the first attention; 0: not yet */
+
+    struct cuda_kv kv;
+
+    /* made by reserve */
+    int n_max, cols_max;
+    uint16_t *split_high, *split_low; /* [n_max rounded to 8][cols padded to CUDA_CHUNK] */
+    float *split_sums;                /* [the same rows][padded cols / 32] */
+    uint16_t *dequantized;            /* slices of a matrix on their way to the library */
+    size_t dequantized_bytes;
+    float *partial; /* split attention: sums of parts */
+    size_t partial_bytes;
+    struct pick_result *picks; /* [n_max] */
+    int32_t *routes;           /* pinned: the experts of n_max rows, their order, their weights */
+    struct cuda_moe *moes;     /* moe.cu: what it keeps of each layer */
+    void *blas;
+};
+
+/* ---- errors (cuda.cu) */
+
+int cuda_fail(struct device *d, const char *format, ...) __attribute__((format(printf, 2, 3)));
+int cuda_check(struct device *d, cudaError_t e, const char *what);
+static inline bool cuda_failed(const struct device *d)
+{
+    return d->error[0] != 0;
+}
+/* After launches: latches what they refused. */
+int cuda_launched(struct device *d, const char *what);
+/* Does [at, at + bytes) lie in the reservation? Latches when not: a host pointer in its place. */
+bool cuda_owns(struct device *d, const void *at, size_t bytes, const char *what);
+
+/* ---- memory (cuda.cu) */
+
+void *cuda_take(struct device *d, size_t bytes, bool zeroed);
+void cuda_give(struct device *d, void *memory);
+
+/* ---- host arrays (step.cu) */
+
+/* A device copy, valid for the ops enqueued before the next call that is not in the same step. */
+const void *cuda_stage(struct device *d, const void *from_host, size_t bytes);
+int cuda_step_open(struct device *d);
+int cuda_step_begin(struct device *d, const struct step_args *a);
+int cuda_step_end(struct device *d);
+void cuda_step_close(struct device *d);
+int cuda_plan_get(struct device *d, const struct attention_seq *seqs, int n_seqs, int n_heads,
+                  struct cuda_plan *plan);
+int cuda_upload(struct device *d, void *to, const void *from_host, size_t bytes);
+
+/* ---- matrices (matrix.cu), the library (blas.cu) */
+
+int cuda_matrix_load(struct device *d, struct matrix *m);
+void cuda_matrix_free(struct device *d, struct matrix *m);
+/* Rows row0 .. row0 + n of a quantized matrix as float16 [n][cols] */
+void cuda_dequantize(struct device *d, const struct matrix *m, int64_t row0, int64_t n,
+                     uint16_t *out);
+
+int cuda_blas_open(struct device *d);
+void cuda_blas_close(struct device *d);
+/* out[n][out_stride] (+)= in[n][cols] w[rows][cols]^T; w and in of the type F32, F16 or BF16 */
+int cuda_blas_run(struct device *d, enum quant_type type, const void *w, const void *in, float *out,
+                  int64_t rows, int64_t cols, int64_t n, int64_t out_stride, bool add);
+
+/* ---- the tensor core kernels (linear_*.cu, attention_flash.cu) */
+
+/* Which matrices the jobs of pair blockIdx.y use: of expert ids[pair], jobs n_jobs each. The pair's
+ * input is row pair / used, its output row pair. ids NULL: the jobs' own, one pair. */
+struct cuda_experts {
+    const int32_t *ids;             /* device [pairs] */
+    const struct quant_view *views; /* device [n_experts][n_jobs] */
+    int n_pairs, used;
+    bool mixed; /* experts differ in their formats */
+};
+
+void cuda_skinny_float(struct device *d, const struct linear_args *a, int64_t padded,
+                       const struct cuda_experts *experts);
+void cuda_skinny_quant(struct device *d, const struct linear_args *a, int64_t padded,
+                       const struct cuda_experts *experts);
+/* The jobs of a, whose matrices are of expert 0, for each pair on its own (n is 1). */
+int cuda_linear_experts(struct device *d, const struct linear_args *a,
+                        const struct cuda_experts *experts);
+struct attention_params;
+bool cuda_flash_fits(const struct device *d, int n_heads);
+int cuda_flash_row_blocks(const struct attention_params *p); /* blocks per row of the plan */
+void cuda_flash_tiles(struct device *d, const struct attention_params *p, int n_tiles);
+void cuda_flash_rows(struct device *d, const struct attention_params *p, int n_rows);
+
+/* ---- the ops */
+
+int cuda_embed(struct device *d, const struct embed_args *a);
+int cuda_norm(struct device *d, const struct norm_args *a);
+int cuda_linear(struct device *d, const struct linear_args *a);
+int cuda_rope_table(struct device *d, const struct rope_table_args *a);
+int cuda_rope_store(struct device *d, const struct rope_store_args *a);
+int cuda_attention(struct device *d, const struct attention_args *a);
+int cuda_act_mul(struct device *d, const struct act_mul_args *a);
+int cuda_moe(struct device *d, const struct moe_args *a);
+void cuda_moe_close(struct device *d);
+size_t cuda_moe_workspace(int n_max, int dim, int ffn, int n_experts, int n_used);
+int cuda_gather(struct device *d, const struct gather_args *a);
+int cuda_pick(struct device *d, const struct pick_args *a);
+
+/* ---- numbers, in kernels */
+
+#ifndef CUDA_EMU
+static __device__ __forceinline__ float f16_float(uint16_t h)
+{
+    return __half2float(__ushort_as_half(h));
+}
+static __device__ __forceinline__ uint16_t float_f16(float f)
+{
+    return __half_as_ushort(__float2half_rn(f));
+}
+static __device__ __forceinline__ uint16_t float_bf16(float f)
+{
+    return __bfloat16_as_ushort(__float2bfloat16_rn(f));
+}
+static __device__ __forceinline__ uint32_t pack_bf16(float low, float high)
+{
+    __nv_bfloat162 both = __floats2bfloat162_rn(low, high);
+    uint32_t bits;
+    memcpy(&bits, &both, sizeof bits);
+    return bits;
+}
+static __device__ __forceinline__ uint32_t pack_f16(float low, float high)
+{
+    __half2 both = __floats2half2_rn(low, high);
+    uint32_t bits;
+    memcpy(&bits, &both, sizeof bits);
+    return bits;
+}
+/* a - b of two bfloat16 pairs */
+static __device__ __forceinline__ uint32_t subtract_bf16(uint32_t a, uint32_t b)
+{
+    __nv_bfloat162 x, y;
+    memcpy(&x, &a, sizeof a);
+    memcpy(&y, &b, sizeof b);
+    x = __hsub2(x, y);
+    memcpy(&a, &x, sizeof a);
+    return a;
+}
+#else
+static inline float f16_float(uint16_t h) { return quant_f16_to_f32(h); }
+static inline uint16_t float_f16(float f) { return quant_f32_to_f16(f); }
+static inline uint16_t float_bf16(float f) { return quant_f32_to_bf16(f); }
+static inline uint32_t pack_bf16(float low, float high)
+{
+    return (uint32_t)float_bf16(high) << 16 | float_bf16(low);
+}
+static inline uint32_t pack_f16(float low, float high)
+{
+    return (uint32_t)float_f16(high) << 16 | float_f16(low);
+}
+static inline uint32_t subtract_bf16(uint32_t a, uint32_t b)
+{
+    return pack_bf16(quant_bf16_to_f32((uint16_t)a) - quant_bf16_to_f32((uint16_t)b),
+                     quant_bf16_to_f32((uint16_t)(a >> 16)) -
+                         quant_bf16_to_f32((uint16_t)(b >> 16)));
+}
+#endif
+
+static __device__ __forceinline__ float bf16_float(uint32_t h)
+{
+    return __uint_as_float(h << 16);
+}
+
+/* float16 has no room above 65504: finite values stay finite. */
+static __device__ __forceinline__ float saturate_f16(float x)
+{
+    return fabsf(x) <= 3.402823466e38f ? fminf(fmaxf(x, -65504.0f), 65504.0f) : x;
+}
+
+static __device__ __forceinline__ float warp_sum(float x)
+{
+    for (int mask = 16; mask; mask /= 2)
+        x += __shfl_xor_sync(0xffffffffu, x, mask);
+    return x;
+}
+
+/* The sum over a block of whole warps, in all its threads; scratch: one float per warp. */
+static __device__ __forceinline__ float block_sum(float x, float *scratch)
+{
+    int warp = (int)threadIdx.x / CUDA_WARP, n_warps = (int)blockDim.x / CUDA_WARP;
+    float sum = 0;
+    x = warp_sum(x);
+    __syncthreads();
+    if (threadIdx.x % CUDA_WARP == 0)
+        scratch[warp] = x;
+    __syncthreads();
+    for (int i = 0; i < n_warps; i++)
+        sum += scratch[i];
+    return sum;
+}
+
+#endif

@@ -1,0 +1,260 @@
+/* linear: out = W in + bias; which kernel runs, the plain kernel, and the preparation of inputs.
+ *
+ * Engine thread. Up to CUDA_SKINNY_MAX inputs: own tensor core kernels that read weights once, near
+ * the bandwidth of memory (linear_float.cu, linear_quant.cu). More: the library (blas.cu), on
+ * quantized weights after a slice was dequantized to float16. The plain kernel below takes what
+ * neither does: rare formats and few inputs, odd column counts; it computes in float32. */
+#include "kernels/cuda/quant.cuh"
+#include "kernels/cuda/skinny.cuh"
+
+enum { PLAIN_THREADS = 256, PLAIN_WARPS = PLAIN_THREADS / CUDA_WARP, PLAIN_INPUTS = 8 };
+
+/* ---- the plain kernel: a warp per row, eight inputs at a time */
+
+static __global__ void linear_plain(struct quant_view v, struct skinny_inputs x,
+                                    struct skinny_out o, struct cuda_experts experts, int n_jobs,
+                                    int job)
+{
+    if (experts.ids)
+        v = *skinny_expert(&experts, n_jobs, job, &x, &o);
+    const float *in = x.x;
+    int n = x.n;
+    int64_t row = (int64_t)blockIdx.x * PLAIN_WARPS + threadIdx.x / CUDA_WARP;
+    int lane = (int)threadIdx.x % CUDA_WARP, t0 = (int)blockIdx.z * PLAIN_INPUTS;
+    float sums[PLAIN_INPUTS] = {0};
+    if (row >= v.rows)
+        return;
+    for (int c = lane; c < v.cols; c += CUDA_WARP) {
+        float w = view_value(&v, row, c);
+#pragma unroll
+        for (int t = 0; t < PLAIN_INPUTS; t++)
+            if (t0 + t < n)
+                sums[t] += w * in[(int64_t)(t0 + t) * v.cols + c];
+    }
+#pragma unroll
+    for (int t = 0; t < PLAIN_INPUTS; t++) {
+        float sum = warp_sum(sums[t]);
+        if (lane || t0 + t >= n)
+            continue;
+        float *to = o.out + (int64_t)(t0 + t) * v.rows + row;
+        if (o.bias)
+            sum += o.bias[row];
+        *to = o.add ? *to + sum : sum;
+    }
+}
+
+static void run_plain(struct device *d, const struct linear_args *a, int j,
+                      const struct cuda_experts *experts)
+{
+    const struct linear_job *job = &a->jobs[j];
+    struct skinny_inputs x = {a->in, NULL, NULL, NULL, a->n, (int)job->w->cols, 0};
+    struct skinny_out o = {job->out, job->bias, (int)job->w->rows, a->add};
+    unsigned rows = (unsigned)((job->w->rows + PLAIN_WARPS - 1) / PLAIN_WARPS);
+    unsigned inputs = (unsigned)((a->n + PLAIN_INPUTS - 1) / PLAIN_INPUTS);
+    CUDA_LAUNCH(linear_plain, dim3(rows, experts->ids ? (unsigned)experts->n_pairs : 1, inputs),
+                dim3(PLAIN_THREADS), 0, d->stream, quant_view_of(job->w), x, o, *experts,
+                a->n_jobs, j);
+}
+
+/* ---- inputs as 16-bit values, padded with zeros: high and, where wanted, low parts and sums */
+
+template <bool BF16>
+static __global__ void split(const float *in, int n, int cols, int padded, uint16_t *high,
+                             uint16_t *low, float *sums)
+{
+    int64_t at = ((int64_t)blockIdx.x * PLAIN_THREADS + threadIdx.x) * 8;
+    int row = (int)(at / padded), col = (int)(at % padded), rows = (n + 7) / 8 * 8;
+    bool inside = row < rows;
+    float x[8], sum = 0;
+#pragma unroll
+    for (int i = 0; i < 8; i++) {
+        x[i] = inside && row < n && col + i < cols ? in[(int64_t)row * cols + col + i] : 0;
+        sum += x[i];
+    }
+    /* four lanes hold 32 columns */
+    sum += __shfl_xor_sync(0xffffffffu, sum, 1);
+    sum += __shfl_xor_sync(0xffffffffu, sum, 2);
+    if (!inside)
+        return;
+    uint32_t h[4], l[4];
+    split_eight<BF16>(x, h, l);
+    *(uint4 *)(high + at) = make_uint4(h[0], h[1], h[2], h[3]);
+    if (low)
+        *(uint4 *)(low + at) = make_uint4(l[0], l[1], l[2], l[3]);
+    if (sums && col % 32 == 0)
+        sums[at / 32] = sum;
+}
+
+/* For the library columns must not be padded; it needs no low parts. */
+static int64_t prepare(struct device *d, const struct linear_args *a, bool bf16, bool library)
+{
+    int64_t cols = a->jobs[0].w->cols;
+    int64_t padded = library ? cols : (cols + CUDA_CHUNK - 1) / CUDA_CHUNK * CUDA_CHUNK;
+    int64_t threads = (a->n + 7) / 8 * padded; /* eight values each, eight rows */
+    uint16_t *low = library ? NULL : d->split_low;
+    float *sums = library ? NULL : d->split_sums;
+    dim3 grid((unsigned)((threads + PLAIN_THREADS - 1) / PLAIN_THREADS));
+    if (bf16)
+        CUDA_LAUNCH(split<true>, grid, dim3(PLAIN_THREADS), 0, d->stream, a->in, a->n, (int)cols,
+                    (int)padded, d->split_high, low, sums);
+    else
+        CUDA_LAUNCH(split<false>, grid, dim3(PLAIN_THREADS), 0, d->stream, a->in, a->n, (int)cols,
+                    (int)padded, d->split_high, low, sums);
+    return padded;
+}
+
+/* ---- the library */
+
+static __global__ void add_bias(float *out, const float *bias, int64_t n, int rows)
+{
+    int64_t at = (int64_t)blockIdx.x * PLAIN_THREADS + threadIdx.x;
+    if (at < n)
+        out[at] += bias[at % rows];
+}
+
+static bool quantized(const struct matrix *w)
+{
+    return w->type != QUANT_F32 && w->type != QUANT_F16 && w->type != QUANT_BF16;
+}
+
+static int run_library(struct device *d, const struct linear_args *a, const struct linear_job *job)
+{
+    const struct matrix *w = job->w;
+    const struct cuda_matrix *c = (const struct cuda_matrix *)w->packed;
+    int rc = 0;
+    if (!quantized(w)) {
+        const void *in = w->type == QUANT_F32 ? (const void *)a->in : d->split_high;
+        rc = cuda_blas_run(d, w->type, c->raw, in, job->out, w->rows, w->cols, a->n, w->rows,
+                           a->add);
+    } else {
+        int64_t each = (int64_t)(d->dequantized_bytes / sizeof(uint16_t)) / w->cols / 8 * 8;
+        for (int64_t row = 0; !rc && row < w->rows; row += each) {
+            int64_t n = w->rows - row < each ? w->rows - row : each;
+            cuda_dequantize(d, w, row, n, d->dequantized);
+            rc = cuda_blas_run(d, QUANT_F16, d->dequantized, d->split_high, job->out + row, n,
+                               w->cols, a->n, w->rows, a->add);
+        }
+    }
+    if (rc || !job->bias)
+        return rc;
+    int64_t n = (int64_t)a->n * w->rows;
+    CUDA_LAUNCH(add_bias, dim3((unsigned)((n + PLAIN_THREADS - 1) / PLAIN_THREADS)),
+                dim3(PLAIN_THREADS), 0, d->stream, job->out, job->bias, n, (int)w->rows);
+    return 0;
+}
+
+/* ---- the choice */
+
+enum way { PLAIN, SKINNY, LIBRARY };
+
+static enum way way_of(const struct device *d, const struct matrix *w, int n)
+{
+    const struct cuda_matrix *c = (const struct cuda_matrix *)w->packed;
+    bool half = w->type == QUANT_F16 || w->type == QUANT_BF16;
+    bool fits = w->cols <= d->cols_max && n <= d->n_max;
+    if (w->type == QUANT_F32)
+        return n > PLAIN_INPUTS && w->cols % 4 == 0 ? LIBRARY : PLAIN;
+    if (!fits)
+        return PLAIN;
+    if (d->tensor && (half || c->tiled) && n <= CUDA_SKINNY_MAX)
+        return !half || w->cols % 32 == 0 ? SKINNY : PLAIN;
+    if (n <= PLAIN_INPUTS || (w->type == QUANT_BF16 && !d->tensor))
+        return PLAIN;
+    /* rows of 16-bit values on 16 bytes; slices of at least one row */
+    return w->cols % 8 == 0 && w->cols <= 1 << 20 ? LIBRARY : PLAIN;
+}
+
+static int check(struct device *d, const struct linear_args *a)
+{
+    if (a->n_jobs < 1 || a->n_jobs > 3)
+        return cuda_fail(d, "linear with %d jobs", a->n_jobs);
+    int64_t cols = a->jobs[0].w->cols;
+    if (!cuda_owns(d, a->in, (size_t)a->n * (size_t)cols * sizeof(float), "linear's input"))
+        return -1;
+    for (int j = 0; j < a->n_jobs; j++) {
+        const struct linear_job *job = &a->jobs[j];
+        size_t rows = (size_t)job->w->rows * sizeof(float);
+        if (job->w->cols != cols)
+            return cuda_fail(d, "linear jobs of one call differ in their columns");
+        if (!job->w->packed)
+            return cuda_fail(d, "linear: a matrix that was not loaded");
+        if (!cuda_owns(d, job->out, (size_t)a->n * rows, "linear's output") ||
+            (job->bias && !cuda_owns(d, job->bias, rows, "linear's bias")))
+            return -1;
+    }
+    return 0;
+}
+
+/* Jobs of the same kind and format run together: `of` are the call's jobs that `like` matches. */
+static struct linear_args select(const struct linear_args *a, const struct matrix *like, bool *done)
+{
+    struct linear_args some = {};
+    some.in = a->in;
+    some.n = a->n;
+    some.add = a->add;
+    for (int j = 0; j < a->n_jobs; j++)
+        if (!done[j] && a->jobs[j].w->type == like->type) {
+            some.jobs[some.n_jobs++] = a->jobs[j];
+            done[j] = true;
+        }
+    return some;
+}
+
+int cuda_linear(struct device *d, const struct linear_args *a)
+{
+    const struct cuda_experts none = {NULL, NULL, 1, 1, false};
+    bool done[3] = {false};
+    if (cuda_failed(d))
+        return -1;
+    if (a->n < 1)
+        return 0;
+    if (check(d, a))
+        return -1;
+    for (int j = 0; j < a->n_jobs; j++) {
+        if (done[j])
+            continue;
+        const struct matrix *w = a->jobs[j].w;
+        struct linear_args some = select(a, w, done);
+        enum way way = way_of(d, w, a->n);
+        bool half = w->type == QUANT_F16 || w->type == QUANT_BF16;
+        int64_t padded = 0;
+        if (way == LIBRARY && w->type != QUANT_F32)
+            prepare(d, &some, w->type == QUANT_BF16, true);
+        if (way == SKINNY && a->n > 8)
+            padded = prepare(d, &some, w->type != QUANT_F16, false);
+        if (way == SKINNY && half)
+            cuda_skinny_float(d, &some, padded, &none);
+        else if (way == SKINNY)
+            cuda_skinny_quant(d, &some, padded, &none);
+        for (int i = 0; way != SKINNY && i < some.n_jobs; i++) {
+            if (way == PLAIN)
+                run_plain(d, &some, i, &none);
+            else if (run_library(d, &some, &some.jobs[i]))
+                return -1;
+        }
+    }
+    return cuda_launched(d, "linear");
+}
+
+/* The matrices of an expert are of one format, but nothing in a file says so. */
+static bool alike(const struct linear_args *a)
+{
+    for (int j = 1; j < a->n_jobs; j++)
+        if (a->jobs[j].w->type != a->jobs[0].w->type)
+            return false;
+    return true;
+}
+
+int cuda_linear_experts(struct device *d, const struct linear_args *a,
+                        const struct cuda_experts *experts)
+{
+    const struct matrix *w = a->jobs[0].w;
+    bool skinny = !experts->mixed && alike(a) && way_of(d, w, 1) == SKINNY;
+    if (skinny && (w->type == QUANT_F16 || w->type == QUANT_BF16))
+        cuda_skinny_float(d, a, 0, experts);
+    else if (skinny)
+        cuda_skinny_quant(d, a, 0, experts);
+    for (int j = 0; !skinny && j < a->n_jobs; j++)
+        run_plain(d, a, j, experts);
+    return cuda_launched(d, "experts");
+}

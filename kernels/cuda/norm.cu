@@ -1,0 +1,118 @@
+/* norm: RMSNorm (Zhang and Sennrich 2019). Engine thread. Long rows take a block each, short ones
+ * (the heads of q and k) a warp each; a thread's share of a row is read once, into registers, and a
+ * row's sum has one order whatever n is. */
+#include "kernels/cuda/cuda.cuh"
+
+enum { THREADS = 256, WARPS = THREADS / CUDA_WARP, SHORT = 512, KEPT = 32 };
+
+template <bool ADD>
+static __device__ __forceinline__ void write_row(const float *in, const float *weight, float *out,
+                                                 float scale, int i)
+{
+    float y = __fmul_rn(__fmul_rn(in[i], scale), weight[i]);
+    out[i] = ADD ? out[i] + y : y;
+}
+
+template <bool ADD>
+static __global__ void norm_long(float *out, const float *in, const float *weight, int dim,
+                                 float eps)
+{
+    CUDA_SHARED(float, scratch);
+    const float *from = in + (int64_t)blockIdx.x * dim;
+    float *to = out + (int64_t)blockIdx.x * dim;
+    float sum = 0;
+    for (int i = (int)threadIdx.x; i < dim; i += THREADS)
+        sum += from[i] * from[i];
+    float scale = 1 / sqrtf(block_sum(sum, scratch) / (float)dim + eps);
+    for (int i = (int)threadIdx.x; i < dim; i += THREADS)
+        write_row<ADD>(from, weight, to, scale, i);
+}
+
+/* Rows of up to 4 * THREADS * KEPT / 8 floats on 16 bytes: loads are wide and done once. */
+template <bool ADD>
+static __global__ void norm_wide(float *out, const float *in, const float *weight, int dim,
+                                 float eps)
+{
+    CUDA_SHARED(float, scratch);
+    const float4 *from = (const float4 *)(in + (int64_t)blockIdx.x * dim);
+    const float4 *w = (const float4 *)weight;
+    float4 *to = (float4 *)(out + (int64_t)blockIdx.x * dim);
+    float4 kept[KEPT / 4];
+    float sum = 0;
+    int n = dim / 4;
+#pragma unroll
+    for (int j = 0; j < KEPT / 4; j++) {
+        int i = (int)threadIdx.x + j * THREADS;
+        if (i < n) {
+            kept[j] = from[i];
+            sum += kept[j].x * kept[j].x + kept[j].y * kept[j].y;
+            sum += kept[j].z * kept[j].z + kept[j].w * kept[j].w;
+        }
+    }
+    float scale = 1 / sqrtf(block_sum(sum, scratch) / (float)dim + eps);
+#pragma unroll
+    for (int j = 0; j < KEPT / 4; j++) {
+        int i = (int)threadIdx.x + j * THREADS;
+        if (i < n) {
+            float4 weights = w[i], x = kept[j], y = make_float4(0, 0, 0, 0);
+            if (ADD)
+                y = to[i];
+            y.x += x.x * scale * weights.x;
+            y.y += x.y * scale * weights.y;
+            y.z += x.z * scale * weights.z;
+            y.w += x.w * scale * weights.w;
+            to[i] = y;
+        }
+    }
+}
+
+template <bool ADD>
+static __global__ void norm_short(float *out, const float *in, const float *weight, int n, int dim,
+                                  float eps)
+{
+    int row = (int)blockIdx.x * WARPS + (int)threadIdx.x / CUDA_WARP;
+    int lane = (int)threadIdx.x % CUDA_WARP;
+    if (row >= n)
+        return;
+    const float *from = in + (int64_t)row * dim;
+    float *to = out + (int64_t)row * dim;
+    float sum = 0;
+    for (int i = lane; i < dim; i += CUDA_WARP)
+        sum += from[i] * from[i];
+    float scale = 1 / sqrtf(warp_sum(sum) / (float)dim + eps);
+    for (int i = lane; i < dim; i += CUDA_WARP)
+        write_row<ADD>(from, weight, to, scale, i);
+}
+
+template <bool ADD> static void run(struct device *d, const struct norm_args *a)
+{
+    bool wide = a->dim % 4 == 0 && a->dim <= THREADS * KEPT && ((uintptr_t)a->in & 15) == 0 &&
+                ((uintptr_t)a->out & 15) == 0 && ((uintptr_t)a->weight & 15) == 0;
+    size_t shared = WARPS * sizeof(float);
+    if (a->dim <= SHORT)
+        CUDA_LAUNCH(norm_short<ADD>, dim3((unsigned)((a->n + WARPS - 1) / WARPS)), dim3(THREADS), 0,
+                    d->stream, a->out, a->in, a->weight, a->n, a->dim, a->eps);
+    else if (wide)
+        CUDA_LAUNCH(norm_wide<ADD>, dim3((unsigned)a->n), dim3(THREADS), shared, d->stream, a->out,
+                    a->in, a->weight, a->dim, a->eps);
+    else
+        CUDA_LAUNCH(norm_long<ADD>, dim3((unsigned)a->n), dim3(THREADS), shared, d->stream, a->out,
+                    a->in, a->weight, a->dim, a->eps);
+}
+
+int cuda_norm(struct device *d, const struct norm_args *a)
+{
+    size_t bytes = (size_t)a->n * (size_t)a->dim * sizeof(float);
+    if (cuda_failed(d))
+        return -1;
+    if (a->n < 1)
+        return 0;
+    if (!cuda_owns(d, a->out, bytes, "norm") || !cuda_owns(d, a->in, bytes, "norm") ||
+        !cuda_owns(d, a->weight, (size_t)a->dim * sizeof(float), "norm's weight"))
+        return -1;
+    if (a->add)
+        run<true>(d, a);
+    else
+        run<false>(d, a);
+    return cuda_launched(d, "norm");
+}

@@ -1,0 +1,109 @@
+/* skinny: what the kernels for few inputs share: how inputs become fragments, how a block's warps
+ * add up. Private to linear_float.cu and linear_quant.cu.
+ *
+ * Weights are the 16-row operand of mma.m16n8k16, inputs the 8-column one. A sum over columns does
+ * not care for their order, so lane t = lane % 4 of a row's four takes consecutive columns and
+ * loads them by 16 bytes, straight into fragments, without shared memory; inputs take the same
+ * order. A block is R tiles of 16 rows; its warps share the columns and add up in shared memory.
+ * Inputs are high + low: the nearest bfloat16 (float16) and the nearest of what is left. */
+#ifndef SIROCCO_KERNELS_CUDA_SKINNY_CUH
+#define SIROCCO_KERNELS_CUDA_SKINNY_CUH
+
+#include "kernels/cuda/ptx.cuh"
+#include "kernels/cuda/quant.cuh"
+
+enum { SKINNY_WARPS = 8, SKINNY_THREADS = SKINNY_WARPS * CUDA_WARP, SKINNY_JOBS = 3 };
+
+struct skinny_inputs {
+    const float *x;            /* [n][cols], read where NT is 1 */
+    const uint16_t *high, *low; /* [n rounded to 8][padded], else */
+    const float *sums;         /* [the same][padded / 32] */
+    int n, cols, padded;
+};
+
+struct skinny_out {
+    float *out;        /* [n][rows] */
+    const float *bias; /* or NULL */
+    int rows;
+    bool add;
+};
+
+/* The matrix of job j for this block's pair; x and o move to the pair's rows. */
+static __device__ __forceinline__ const struct quant_view *
+skinny_expert(const struct cuda_experts *e, int n_jobs, int j, struct skinny_inputs *x,
+              struct skinny_out *o)
+{
+    int pair = (int)blockIdx.y;
+    x->x += (int64_t)(pair / e->used) * x->cols;
+    o->out += (int64_t)pair * o->rows;
+    return &e->views[(int64_t)e->ids[pair] * n_jobs + j];
+}
+
+template <bool BF16> static __device__ __forceinline__ uint32_t pack_pair(float low, float high)
+{
+    return BF16 ? pack_bf16(low, high) : pack_f16(low, high);
+}
+template <bool BF16> static __device__ __forceinline__ float first_of(uint32_t pair)
+{
+    return BF16 ? __uint_as_float(pair << 16) : f16_float((uint16_t)pair);
+}
+template <bool BF16> static __device__ __forceinline__ float second_of(uint32_t pair)
+{
+    return BF16 ? __uint_as_float(pair & 0xffff0000u) : f16_float((uint16_t)(pair >> 16));
+}
+
+/* Eight inputs as four pairs, high and low parts. */
+template <bool BF16>
+static __device__ __forceinline__ void split_eight(const float x[8], uint32_t high[4],
+                                                   uint32_t low[4])
+{
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        float a = BF16 ? x[2 * i] : saturate_f16(x[2 * i]);
+        float b = BF16 ? x[2 * i + 1] : saturate_f16(x[2 * i + 1]);
+        high[i] = pack_pair<BF16>(a, b);
+        low[i] = pack_pair<BF16>(a - first_of<BF16>(high[i]), b - second_of<BF16>(high[i]));
+    }
+}
+
+/* Add up acc[R][NT][4] of the block's warps and write: a lane holds of tile r and inputs 8 nt ..
+ * rows lane / 4 (i < 2) and + 8, inputs 2 (lane % 4) + i % 2. Shared memory: SKINNY_WARPS * NT *
+ * 128 floats, used once per r. */
+template <int NT, int R>
+static __device__ __forceinline__ void reduce_write(float acc[R][NT][4], float *shared,
+                                                    const struct skinny_out *o, int n, int row0)
+{
+    int warp = (int)threadIdx.x / CUDA_WARP, lane = (int)threadIdx.x % CUDA_WARP;
+    int g = lane / 4, t = lane % 4;
+#pragma unroll
+    for (int r = 0; r < R; r++) {
+        __syncthreads();
+#pragma unroll
+        for (int nt = 0; nt < NT; nt++)
+#pragma unroll
+            for (int i = 0; i < 4; i++) /* [warp][input][row] */
+                shared[(warp * NT * 8 + nt * 8 + 2 * t + i % 2) * 16 + g + 8 * (i / 2)] =
+                    acc[r][nt][i];
+        __syncthreads();
+        for (int at = (int)threadIdx.x; at < NT * 128; at += SKINNY_THREADS) {
+            int input = at / 16, row = row0 + 16 * r + at % 16;
+            float sum = 0;
+#pragma unroll
+            for (int w = 0; w < SKINNY_WARPS; w++)
+                sum += shared[w * NT * 128 + at];
+            if (input >= n || row >= o->rows)
+                continue;
+            float *to = o->out + (int64_t)input * o->rows + row;
+            if (o->bias)
+                sum += o->bias[row];
+            *to = o->add ? *to + sum : sum;
+        }
+    }
+}
+
+static inline size_t skinny_shared(int nt)
+{
+    return (size_t)SKINNY_WARPS * (size_t)nt * 128 * sizeof(float);
+}
+
+#endif

@@ -1,0 +1,194 @@
+/* check_plugin: the plugin's own rules: its memory, its errors, and steps that are captured: the
+ * third decode step of a size is a replay, and gives what the ops one by one give. */
+#include <math.h>
+#include <string.h>
+
+#include "tests/kernels/check.h"
+
+static void memory(const struct kernels *k)
+{
+    struct device *d = check_device_new(CHECK_CUDA, 1);
+    unsigned char *held[8], bytes[3000], back[3000];
+    size_t before = k->memory_free(d);
+
+    check_case("plugin: memory");
+    for (int i = 0; i < 8; i++) {
+        size_t n = 1u << (3 * i);
+        held[i] = k->alloc(d, n);
+        check_expect(held[i] && (uintptr_t)held[i] % 64 == 0, "%zu bytes, aligned", n);
+    }
+    check_expect(k->memory_free(d) < before, "memory is taken");
+    for (int i = 0; i < 8; i += 2)
+        k->free(d, held[i]);
+    for (size_t n = 1; n <= sizeof bytes; n = n * 3 + 1) {
+        unsigned char *m = k->alloc(d, n), any = 0;
+        check_expect(!k->download(d, back, m, n) && !k->sync(d), "downloads");
+        for (size_t i = 0; i < n; i++) {
+            any |= back[i];
+            bytes[i] = (unsigned char)check_random();
+        }
+        check_expect(!any, "memory is zeroed");
+        check_expect(!k->upload(d, m, bytes, n) && !k->download(d, back, m, n) && !k->sync(d) &&
+                         !memcmp(bytes, back, n),
+                     "%zu bytes there and back", n);
+        k->free(d, m);
+    }
+    for (int i = 1; i < 8; i += 2)
+        k->free(d, held[i]);
+    k->free(d, NULL);
+    check_expect(k->memory_free(d) == before, "all is given back");
+    check_expect(!k->alloc(d, SIZE_MAX - 8), "too much");
+    check_expect(k->host_alloc(d, 100) != NULL, "host memory");
+    k->close(d);
+    k->close(NULL);
+}
+
+/* A large upload goes through both halves of the pinned ring. */
+static void large(const struct kernels *k)
+{
+    enum { BYTES = 40 << 20 };
+    struct device *d = check_device_new(CHECK_CUDA, 1);
+
+    check_case("plugin: a large upload");
+    unsigned char *from = check_bytes(BYTES), *back = check_bytes(BYTES), *m;
+    for (size_t i = 0; i < BYTES; i += 4)
+        memcpy(from + i, &(uint32_t){check_random()}, 4);
+    m = k->alloc(d, BYTES);
+    check_expect(m && !k->upload(d, m, from, BYTES) && !k->download(d, back, m, BYTES) &&
+                     !k->sync(d) && !memcmp(from, back, BYTES),
+                 "there and back");
+    k->close(d);
+}
+
+static void latch(const struct kernels *k)
+{
+    struct device *d = check_device_new(CHECK_CUDA, 1);
+    float host[4] = {1, 2, 3, 4};
+
+    check_case("plugin: errors latch");
+    float *x = k->alloc(d, sizeof host), *y = k->alloc(d, sizeof host);
+    struct norm_args norm = {y, x, x, 1, 4, 1e-5f, false}, bad = {y, host, x, 1, 4, 1e-5f, false};
+    check_expect(!k->norm(d, &norm) && !k->sync(d) && !k->device_error(d)[0], "good calls");
+    check_expect(k->norm(d, &bad) == -1 && k->device_error(d)[0], "plain memory is refused");
+    check_expect(k->norm(d, &norm) == -1 && k->sync(d) == -1 && !k->alloc(d, 8), "it stays so");
+    k->close(d);
+
+    int64_t slot = 99;
+    struct kv_options kv = {1, 1, 4, 2, 8, QUANT_F32};
+    d = check_device_new(CHECK_CUDA, 1);
+    x = k->alloc(d, sizeof host);
+    struct rope_store_args store = {x, x, x, x, &slot, 1, 1, 0, 0, false, NULL};
+    check_expect(k->kv_bytes_per_block(&kv) == 2 * 8 * 4 * 4, "bytes per block");
+    check_expect(!k->kv_open(d, &kv) && k->rope_store(d, &store) == -1 &&
+                     strstr(k->device_error(d), "99"),
+                 "slot 99: %s", k->device_error(d));
+    k->close(d);
+    d = check_device_new(CHECK_CUDA, 1);
+    struct matrix m = {QUANT_Q4_0, 1, 33, host, NULL};
+    check_expect(k->matrix_load(d, &m) == -1, "Q4_0 of 33 columns");
+    k->matrix_free(d, &m);
+    k->close(d);
+    d = check_device_new(CHECK_CUDA, 1);
+    kv.n_blocks = INT32_MAX;
+    kv.block_size = 256;
+    check_expect(k->kv_open(d, &kv) == -1, "a pool that does not fit");
+    k->close(d);
+}
+
+/* ---- steps */
+
+enum { SEQS = 3, DIM = 64, HEADS = 2, HEAD_DIM = 32, FREQS = 16, BLOCK = 8, BLOCKS = 8, STEPS = 5 };
+
+struct small { /* what one device holds of a model without weights */
+    struct device *d;
+    struct matrix table;
+    float *q, *k, *v, *cos_sin, *out;
+};
+
+static bool small_open(const struct kernels *k, struct small *s, const struct matrix *table)
+{
+    struct kv_options kv = {1, HEADS, HEAD_DIM, SEQS * BLOCKS, BLOCK, QUANT_F16};
+    size_t bytes = SEQS * DIM * sizeof(float);
+    s->d = check_device_new(CHECK_CUDA, 1);
+    s->table = *table;
+    s->q = k->alloc(s->d, bytes);
+    s->k = k->alloc(s->d, bytes);
+    s->v = k->alloc(s->d, bytes);
+    s->out = k->alloc(s->d, bytes);
+    s->cos_sin = k->alloc(s->d, SEQS * FREQS * 2 * sizeof(float));
+    return s->q && s->k && s->v && s->out && s->cos_sin &&
+           !k->matrix_load(s->d, &s->table) && !k->kv_open(s->d, &kv);
+}
+
+static int small_ops(const struct kernels *k, const struct small *s, const struct step_args *a)
+{
+    float inv[FREQS];
+    for (int i = 0; i < FREQS; i++)
+        inv[i] = powf(100, (float)-i / FREQS);
+    struct embed_args q = {s->q, &s->table, a->tokens, a->n, 1};
+    struct embed_args key = {s->k, &s->table, a->tokens, a->n, 0.5f};
+    struct embed_args v = {s->v, &s->table, a->tokens, a->n, 2};
+    struct rope_table_args table = {s->cos_sin, a->pos, inv, a->n, FREQS, 1};
+    struct rope_store_args store = {s->q, s->k, s->v, s->cos_sin, a->slots, a->n, HEADS, FREQS, 0,
+                                    false, a->q_scale};
+    struct attention_args attention = {s->out, s->q, a->seqs, a->n_seqs, HEADS, 0, 0, 0.2f, 0};
+    return k->embed(s->d, &q) || k->embed(s->d, &key) || k->embed(s->d, &v) ||
+           k->rope_table(s->d, &table) || k->rope_store(s->d, &store) ||
+           k->attention(s->d, &attention);
+}
+
+static void steps(const struct kernels *k)
+{
+    struct small bracketed = {0}, plain = {0};
+    float want[SEQS * DIM], got[SEQS * DIM], scale[SEQS];
+    int32_t blocks[SEQS][BLOCKS], tokens[SEQS], pos[SEQS];
+    int64_t slots[SEQS];
+    struct attention_seq seqs[SEQS];
+
+    check_case("plugin: decode steps are captured and replayed");
+    struct matrix table = check_matrix(QUANT_F32, 40, DIM, 1, NULL);
+    if (!check_expect(small_open(k, &bracketed, &table) && small_open(k, &plain, &table), "opens"))
+        return;
+    for (int i = 0; i < SEQS * BLOCKS; i++)
+        blocks[i / BLOCKS][i % BLOCKS] = i * 5 % (SEQS * BLOCKS);
+    for (int step = 0; step < STEPS; step++) {
+        for (int i = 0; i < SEQS; i++) {
+            /* the sequences grow, and one of them in another place than before */
+            int p = step * 7, seq = (i + step / 3) % SEQS;
+            tokens[i] = check_int(0, 39);
+            pos[i] = p;
+            scale[i] = 1 + 0.1f * (float)(i + step);
+            slots[i] = (int64_t)blocks[seq][p / BLOCK] * BLOCK + p % BLOCK;
+            seqs[i] = (struct attention_seq){i, 1, p + 1, blocks[seq]};
+        }
+        struct step_args a = {tokens, pos, slots, scale, seqs, SEQS, SEQS};
+        int rc = k->step_begin(bracketed.d, &a);
+        /* the first step learns how many heads there are; the next size is then seen, captured */
+        check_expect(rc == (step > 2), "step %d began with %d: %s", step, rc,
+                     k->device_error(bracketed.d));
+        if (rc == 0)
+            check_expect(!small_ops(k, &bracketed, &a) && !k->step_end(bracketed.d), "runs: %s",
+                         k->device_error(bracketed.d));
+        check_expect(!small_ops(k, &plain, &a), "runs");
+        check_expect(!k->download(bracketed.d, got, bracketed.out, sizeof got) &&
+                         !k->sync(bracketed.d) &&
+                         !k->download(plain.d, want, plain.out, sizeof want) && !k->sync(plain.d),
+                     "downloads");
+        check_same(got, want, SEQS * DIM, "a step's attention");
+    }
+    k->matrix_free(bracketed.d, &bracketed.table);
+    k->matrix_free(plain.d, &plain.table);
+    k->close(bracketed.d);
+    k->close(plain.d);
+}
+
+void check_plugin(void)
+{
+    const struct kernels *k = hosted_plugin();
+    if (!k)
+        return;
+    memory(k);
+    large(k);
+    latch(k);
+    steps(k);
+}
