@@ -143,8 +143,10 @@ static struct str *convert(struct render *r, struct str *s, enum change change)
         bool up = change == TO_UPPER || (change == TO_CAPITAL && i == 0) ||
                   ((change == TO_TITLE || change == TO_JINJA_TITLE) &&
                    starts_word(change, before)) ||
-                  (change == TO_SWAPPED && lower(c) == c);
-        if (up)
+                  (change == TO_SWAPPED && lower(c) == c && c != 0x130);
+        if (change == TO_SWAPPED && lower(c) != c && upper(c) != c) /* a title letter: neither */
+            put(&w, i, s->data + i, length > 0 ? (size_t)length : 1);
+        else if (up)
             put_upper(&w, i, c);
         else
             put_lower(&w, i, c);

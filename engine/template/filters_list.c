@@ -194,21 +194,27 @@ struct sort_entry {
     struct value key, item;
 };
 
+/* bare: keys are compared as they are, so that even equal ones must have an order; else as if each
+ * lay in a list of its own, as `sort` has them. */
+struct order {
+    bool reverse, bare;
+};
+
 /* Stable merge sort; equal keys keep their order also when reversed, as Python's. */
 static void merge_sort(struct render *r, struct sort_entry *a, struct sort_entry *scratch, size_t n,
-                       bool reverse)
+                       struct order by)
 {
     if (n < 2 || r->failed)
         return;
     size_t half = n / 2, i = 0, j = half;
-    merge_sort(r, a, scratch, half, reverse);
-    merge_sort(r, a + half, scratch, n - half, reverse);
+    merge_sort(r, a, scratch, half, by);
+    merge_sort(r, a + half, scratch, n - half, by);
     for (size_t k = 0; k < n; k++) {
         bool right = i == half;
         if (!right && j < n && !r->failed) {
-            bool same = value_equal(r, a[j].key, a[i].key); /* also what has no order */
+            bool same = !by.bare && value_equal(r, a[j].key, a[i].key);
             int order = same ? 0 : value_compare(r, a[j].key, a[i].key, "<");
-            right = reverse ? order == 1 : order == -1;
+            right = by.reverse ? order == 1 : order == -1;
         }
         scratch[k] = right ? a[j++] : a[i++];
         if (r->failed)
@@ -227,8 +233,8 @@ static struct value attribute_or(struct render *r, struct value v, struct value 
 /* The items of v sorted by an attribute (none: themselves), for which `otherwise` stands in where
  * it is missing; *n of them; NULL after a failure. */
 static struct sort_entry *sorted(struct render *r, struct value v, struct value attribute,
-                                 struct value otherwise, bool case_sensitive, bool reverse,
-                                 size_t *n)
+                                 struct value otherwise, bool case_sensitive,
+                                 struct order order, size_t *n)
 {
     struct value list = iter_list(r, v, VALUE_LIST);
     *n = r->failed ? 0 : list.u.list->n;
@@ -241,7 +247,7 @@ static struct sort_entry *sorted(struct render *r, struct value v, struct value 
                                     case_sensitive);
     }
     if (!r->failed)
-        merge_sort(r, entries, scratch, *n, reverse);
+        merge_sort(r, entries, scratch, *n, order);
     return r->failed ? NULL : entries;
 }
 
@@ -249,7 +255,8 @@ static struct sort_entry *sorted(struct render *r, struct value v, struct value 
 static struct value filter_sort(struct render *r, const struct bound_args *args)
 {
     struct value attribute = call_or(args->v[2], value_none()), v = args->self;
-    bool reverse = value_truth(args->v[0]), case_sensitive = value_truth(args->v[1]);
+    bool case_sensitive = value_truth(args->v[1]);
+    struct order order = {.reverse = value_truth(args->v[0])};
     size_t end = attribute.kind == VALUE_STRING ? attribute.u.s->n : 0, n;
     for (;;) {
         struct value part = attribute;
@@ -258,8 +265,7 @@ static struct value filter_sort(struct render *r, const struct bound_args *args)
             start--;
         if (attribute.kind == VALUE_STRING)
             part = value_string(str_slice(r, attribute.u.s, start, end));
-        struct sort_entry *entries = sorted(r, v, part, value_none(), case_sensitive,
-                                            reverse, &n);
+        struct sort_entry *entries = sorted(r, v, part, value_none(), case_sensitive, order, &n);
         v = value_list(r, VALUE_LIST, NULL);
         for (size_t i = 0; entries && i < n; i++)
             value_push(r, v, entries[i].item);
@@ -281,6 +287,7 @@ static struct value filter_dictsort(struct render *r, const struct bound_args *a
         render_fail(r, "You can only sort by either \"key\" or \"value\"");
     }
     struct value pairs = value_list(r, VALUE_LIST, NULL), out = value_list(r, VALUE_LIST, NULL);
+    struct order order = {.reverse = value_truth(args->v[2]), .bare = true};
     size_t n;
     for (size_t i = 0; !r->failed && i < args->self.u.dict->n; i++)
         value_push(r, pairs, value_pair(r, args->self.u.dict->pairs[i].key,
@@ -288,7 +295,7 @@ static struct value filter_dictsort(struct render *r, const struct bound_args *a
     if (r->failed)
         return value_undefined();
     struct sort_entry *entries = sorted(r, pairs, value_int(by_value), value_none(),
-                                        value_truth(args->v[0]), value_truth(args->v[2]), &n);
+                                        value_truth(args->v[0]), order, &n);
     for (size_t i = 0; entries && i < n; i++)
         value_push(r, out, entries[i].item);
     return out;
@@ -406,8 +413,9 @@ static struct value filter_groupby(struct render *r, const struct bound_args *ar
     bool case_sensitive = value_truth(args->v[2]);
     struct value otherwise = call_or(args->v[1], value_none());
     size_t n;
+    struct order bare = {.bare = true};
     struct sort_entry *entries = sorted(r, args->self, args->v[0], otherwise, case_sensitive,
-                                        false, &n);
+                                        bare, &n);
     for (size_t i = 0; entries && i < n && !r->failed; i++) {
         if (i == 0 || !value_equal(r, key, entries[i].key)) {
             group = value_list(r, VALUE_LIST, NULL);

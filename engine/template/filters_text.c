@@ -90,7 +90,7 @@ static struct value lines_of(struct render *r, struct str *s)
 
 static struct value filter_indent(struct render *r, const struct bound_args *args)
 {
-    struct str *s = out_string(r, args->self), *indent = NULL;
+    struct str *s = call_text(r, args->self), *indent = NULL;
     struct value width = call_or(args->v[0], value_int(4));
     bool first = value_truth(args->v[1]), blank = value_truth(args->v[2]);
     if (width.kind == VALUE_STRING) {
@@ -131,6 +131,11 @@ static struct value filter_truncate(struct render *r, const struct bound_args *a
     if (length < (int64_t)str_chars(end) || leeway < 0) {
         render_fail(r, "truncate: the length is shorter than the ending, or the leeway negative");
         return value_undefined();
+    }
+    if (args->self.kind != VALUE_STRING) { /* whatever has a length may be short enough */
+        if (value_length(r, args->self) - length > leeway)
+            render_fail(r, "truncate: a long value of type '%s'", value_type(args->self));
+        return args->self;
     }
     if ((int64_t)str_chars(s) <= length || (int64_t)str_chars(s) - length <= leeway)
         return value_string(s);

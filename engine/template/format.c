@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/base/utf8.h"
 #include "engine/template/render_internal.h"
 
 enum { WIDTH_MAX = 10000, PRECISION_MAX = 100 };
@@ -199,12 +200,34 @@ static int64_t star_or_number(struct percent *p, const struct str *s, size_t *at
     return number(s, at);
 }
 
+/* %c: a character, or the number of one. */
+static void write_character(struct render *r, const struct spec *spec, struct value v)
+{
+    char bytes[4];
+    if (v.kind == VALUE_INT || v.kind == VALUE_BOOL) {
+        int64_t code = v.kind == VALUE_INT ? v.u.i : v.u.b;
+        bool is_surrogate = code >= 0xD800 && code < 0xE000; /* no text can hold one */
+        if (code < 0 || code > 0x10FFFF || is_surrogate)
+            render_fail(r, "%%c arg not in range(0x110000)");
+        else
+            write_text(r, spec,
+                       str_copy(r, bytes, (size_t)utf8_encode((uint32_t)code, bytes), v.trusted),
+                       '>');
+    } else if (v.kind == VALUE_STRING && value_length(r, v) == 1) {
+        write_text(r, spec, v.u.s, '>');
+    } else {
+        render_fail(r, "%%c requires int or char");
+    }
+}
+
 static void write_percent(struct percent *p, const struct spec *spec, struct value v)
 {
     struct render *r = p->r;
     switch (spec->type) {
-    case 's':
     case 'c':
+        write_character(r, spec, v);
+        return;
+    case 's':
         write_text(r, spec, text_of(r, v, false, p->markup), '>');
         return;
     case 'r':
@@ -295,7 +318,8 @@ struct value format_percent(struct render *r, struct str *format, struct value a
             out_str(r, str_slice(r, format, at, end));
         at = next ? percent_one(&p, format, end + 1) : end;
     }
-    bool all = args.kind == VALUE_DICT || p.used == (args.kind == VALUE_TUPLE ? args.u.list->n : 1);
+    bool mapping = args.kind == VALUE_DICT || args.kind == VALUE_LIST || args.kind == VALUE_RANGE;
+    bool all = mapping || p.used == (args.kind == VALUE_TUPLE ? args.u.list->n : 1);
     if (!all)
         render_fail(r, "not all arguments converted during string formatting");
     return finish(r, mark, format);

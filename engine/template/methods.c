@@ -54,19 +54,23 @@ static struct value list_copy(struct render *r, const struct bound_args *args)
 
 static struct value list_count(struct render *r, const struct bound_args *args)
 {
-    const struct list *list = args->self.u.list;
+    struct iter it;
+    struct value item;
     int64_t count = 0;
-    for (size_t i = 0; i < list->n && !r->failed; i++)
-        count += value_equal(r, list->items[i], args->v[0]);
+    if (iter_open(r, args->self, &it))
+        while (iter_next(r, &it, &item))
+            count += value_equal(r, item, args->v[0]);
     return value_int(count);
 }
 
 static struct value list_index(struct render *r, const struct bound_args *args)
 {
-    const struct list *list = args->self.u.list;
-    for (size_t i = 0; i < list->n && !r->failed; i++)
-        if (value_equal(r, list->items[i], args->v[0]))
-            return value_int((int64_t)i);
+    struct iter it;
+    struct value item;
+    if (iter_open(r, args->self, &it))
+        while (iter_next(r, &it, &item))
+            if (value_equal(r, item, args->v[0]))
+                return value_int((int64_t)it.i - 1);
     render_fail(r, "%s.index(x): x not in %s", value_type(args->self), value_type(args->self));
     return value_undefined();
 }
@@ -132,6 +136,7 @@ const struct builtin *methods_find(enum value_kind kind, const struct str *name)
     case VALUE_LIST:
         return call_find(list_table, sizeof list_table / sizeof *list_table, name);
     case VALUE_TUPLE:
+    case VALUE_RANGE:
         return call_find(list_table, 2, name);
     case VALUE_LOOP:
         return call_find(loop_table, sizeof loop_table / sizeof *loop_table, name);

@@ -152,13 +152,19 @@ static struct value float_binary(struct render *r, enum token_kind op, double a,
         m = fmod(a, b);
         if (m != 0 && (m < 0) != (b < 0))
             m += b;
-        return value_float(op == TOKEN_MOD ? m : floor((a - m) / b + 0.5));
+        if (op == TOKEN_MOD)
+            return value_float(m);
+        m = floor((a - m) / b + 0.5);
+        return value_float(m == 0 ? copysign(0, a / b) : m);
     default:
-        if (a < 0 && b != floor(b)) {
+        m = pow(a, b);
+        if (a == 0 && b < 0)
+            render_fail(r, "0.0 cannot be raised to a negative power");
+        else if (isnan(m) && !isnan(a) && !isnan(b))
             render_fail(r, "a negative number can not be raised to a fraction");
-            return value_undefined();
-        }
-        return value_float(pow(a, b));
+        else if (isinf(m) && isfinite(a) && isfinite(b))
+            render_fail(r, "the result of a power is out of range");
+        return value_float(m);
     }
 }
 
@@ -496,6 +502,28 @@ static struct value slice_items(struct render *r, struct value object, int64_t s
     return object.kind == VALUE_STRING ? value_string(text) : out;
 }
 
+static bool range_place(const struct range *range, int64_t i, int64_t *out)
+{
+    return !__builtin_mul_overflow(i, range->step, out) &&
+           !__builtin_add_overflow(*out, range->start, out);
+}
+
+/* A range again, of every step-th number from the start-th to before the stop-th. */
+static struct value slice_range(struct render *r, struct value object, int64_t start, int64_t stop,
+                                int64_t step)
+{
+    const struct range *all = object.u.range;
+    struct range *part = render_alloc(r, 1, sizeof *part);
+    int64_t distance = step > 0 ? stop - start : start - stop;
+    uint64_t stride = step > 0 ? (uint64_t)step : 0 - (uint64_t)step;
+    if (!part || __builtin_mul_overflow(all->step, step, &part->step) ||
+        !range_place(all, start, &part->start) || !range_place(all, stop, &part->stop))
+        return too_large(r);
+    part->n = distance > 0 ? (size_t)(((uint64_t)distance - 1) / stride + 1) : 0;
+    object.u.range = part;
+    return object;
+}
+
 struct value ops_slice(struct render *r, struct value object, const struct value part[3])
 {
     int64_t start, stop, step, n;
@@ -515,8 +543,6 @@ struct value ops_slice(struct render *r, struct value object, const struct value
         render_fail(r, "slice step cannot be zero");
         return value_undefined();
     }
-    if (object.kind == VALUE_RANGE)
-        object = iter_list(r, object, VALUE_LIST);
     n = value_length(r, object);
     start = slice_bound(part[0], step > 0 ? 0 : n - 1);
     stop = slice_bound(part[1], step > 0 ? n : -1);
@@ -524,6 +550,8 @@ struct value ops_slice(struct render *r, struct value object, const struct value
         start = adjust(start, n, step < 0);
     if (part[1].kind != VALUE_NONE)
         stop = adjust(stop, n, step < 0);
+    if (object.kind == VALUE_RANGE)
+        return slice_range(r, object, start, stop, step);
     if (object.kind == VALUE_STRING && step == 1) {
         struct str *s = object.u.s;
         size_t from = str_byte_of(s, (size_t)start), to = str_byte_of(s, (size_t)stop);

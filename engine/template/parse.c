@@ -354,7 +354,7 @@ static void parse_function(struct parser *p, struct node *node, const char *end)
     p->loops = 0;
     statements(p, node, &node->body, ENDS(end));
     node->uses = p->uses;
-    p->uses = uses | (node->kind == NODE_CALL_BLOCK ? node->uses : 0);
+    p->uses = uses | node->uses; /* Jinja counts what an inner macro names as the outer's, too */
     p->loops = loops;
     parse_skip_name(p, end);
 }

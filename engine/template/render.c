@@ -235,8 +235,10 @@ static struct list *loop_items(struct render *r, const struct node *node, struct
     return r->failed ? NULL : chosen.u.list;
 }
 
+/* As in Jinja, the else body follows when no round got to its end, be it for break or continue. */
 static void run_loop(struct render *r, const struct node *node, struct value items, size_t depth0)
 {
+    bool none_ended = true;
     struct scope *outside = r->scope, *inside = NULL;
     struct loop *loop = render_alloc(r, 1, sizeof *loop);
     struct list *list = loop ? loop_items(r, node, items) : NULL;
@@ -251,11 +253,13 @@ static void run_loop(struct render *r, const struct node *node, struct value ite
         render_set(r, r->scope, r->t->loop_name,
                    (struct value){.kind = VALUE_LOOP, .u.loop = loop});
         render_assign(r, node->a, list->items[i]);
-        if (render_body(r, &node->body) == FLOW_BREAK)
+        enum flow flow = render_body(r, &node->body);
+        none_ended = none_ended && flow != FLOW_NEXT;
+        if (flow == FLOW_BREAK)
             break;
     }
     r->scope = outside;
-    if (list->n == 0 && !r->failed)
+    if (none_ended && !r->failed)
         scoped_body(r, &node->else_body);
 }
 
@@ -359,8 +363,11 @@ static enum flow exec(struct render *r, const struct node *node)
             render_assign(r, node->a, node->b ? eval_filters(r, node->b, value) : value);
         break;
     case NODE_FILTER_BLOCK:
-        value = capture(r, &node->body, &flow);
-        out_value(r, eval_filters(r, node->b, value));
+        value = eval_filters(r, node->b, capture(r, &node->body, &flow));
+        r->at = node->at;
+        if (value.kind != VALUE_STRING)
+            render_fail(r, "the filtered block is no text but of type '%s'", value_type(value));
+        out_value(r, value);
         break;
     case NODE_WITH:
         flow = exec_with(r, node);

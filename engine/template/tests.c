@@ -1,5 +1,7 @@
 /* tests: what stands after `is`, as one table; also used by select, reject and their kin. The
  * render's thread. */
+#include <string.h>
+
 #include "engine/template/render_internal.h"
 
 static struct value test_defined(struct render *r, const struct bound_args *args)
@@ -131,16 +133,23 @@ static struct value test_lower(struct render *r, const struct bound_args *args)
     return value_bool(chars_is_lower(out_string(r, args->self)));
 }
 
+/* Whether a table of names may be asked for this: what can be no key fails. */
+static bool is_name(struct render *r, struct value v)
+{
+    bool is_set = v.kind == VALUE_VIEW && strcmp(value_type(v), "dict_values") != 0;
+    if (v.kind == VALUE_LIST || v.kind == VALUE_DICT || is_set)
+        render_fail(r, "unhashable type: '%s'", value_type(v));
+    return v.kind == VALUE_STRING;
+}
+
 static struct value test_filter(struct render *r, const struct bound_args *args)
 {
-    (void)r;
-    return value_bool(args->self.kind == VALUE_STRING && filters_find(args->self.u.s));
+    return value_bool(is_name(r, args->self) && filters_find(args->self.u.s));
 }
 
 static struct value test_test(struct render *r, const struct bound_args *args)
 {
-    (void)r;
-    return value_bool(args->self.kind == VALUE_STRING && tests_find(args->self.u.s));
+    return value_bool(is_name(r, args->self) && tests_find(args->self.u.s));
 }
 
 static struct value test_escaped(struct render *r, const struct bound_args *args)

@@ -303,3 +303,35 @@ TEST(what_grows_in_a_loop_takes_linear_memory)
     EXPECT_STR(out.text.data + 89994, "<u><u>");
     template_text_free(&out);
 }
+
+/* Corners in which Jinja2 3.1.6 and Python 3.11 were asked. */
+TEST(corners_of_jinja_and_python)
+{
+    /* else follows unless a round got to its end */
+    expect_text("{% for i in [1, 2] %}{% continue %}{% else %}E{% endfor %}"
+                "{% for i in [1, 2] %}{% break %}{% else %}F{% endfor %}"
+                "{% for i in [1, 2] %}{% if i == 2 %}{% break %}{% endif %}{% else %}G{% endfor %}",
+                "{}", "EF");
+    expect_text("{{ range(4)[1:] }} {{ range(5, 0, -2)[:9] }} {{ range(9)[::-3]|list }} "
+                "{{ range(4)[7:9]|list }} {{ range(4).count(3) }} {{ range(5, 9).index(7) }}", "{}",
+                "range(1, 4) range(5, -1, -2) [8, 5, 2] [] 1 2");
+    expect_text("{{ '%c%c|%-3c|' % (65, 'b', 233) }}{{ 'a' % [1] }}", "{}", "Ab|é  |a");
+    expect_error("{{ '%c' % 55296 }}", "{}", ERR_VALUE,
+                 "line 1, column 9: %c arg not in range(0x110000)");
+    expect_error("{{ '%c' % 'ab' }}", "{}", ERR_VALUE, "line 1, column 9: %c requires int or char");
+    expect_error("{{ 5 ** 1e3 }}", "{}", ERR_VALUE,
+                 "line 1, column 6: the result of a power is out of range");
+    expect_error("{{ 0.0 ** -1 }}", "{}", ERR_VALUE,
+                 "line 1, column 8: 0.0 cannot be raised to a negative power");
+    expect_text("{{ 0.0 // -0.1 }} {{ 7.5 // 2 }} {{ -1.0 // 4 }}", "{}", "-0.0 3.0 -1.0");
+    expect_text("{{ 'Gß ǅ İ'.swapcase() }}", "{}", "gSS ǅ i̇");
+    expect_text("{{ [1, 2]|truncate(8) }}", "{}", "[1, 2]");
+    expect_error("{{ 5|indent }}", "{}", ERR_VALUE,
+                 "line 1, column 6: expected a string, got int");
+    expect_error("{% filter length %}abc{% endfilter %}", "{}", ERR_VALUE,
+                 "line 1, column 4: the filtered block is no text but of type 'int'");
+    expect_error("{{ [1, 2]|groupby('n') }}", "{}", ERR_VALUE,
+                 "line 1, column 11: 'int object' has no attribute 'n'");
+    expect_text("{% macro m(a) %}{% macro i() %}{{ kwargs }}{% endmacro %}{{ a }}{% endmacro %}"
+                "{{ m(1, c=2) }}", "{}", "1");
+}
