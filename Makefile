@@ -3,6 +3,7 @@
 #   make            the server, build/sirocco          make run     build and serve the demo model
 #   make test       every test                         make tidy    the style checks alone
 #   make bench      throughput and latency             make fuzz    libFuzzer targets (clang)
+#   make cuda-check the CUDA backend on this machine's GPU (BENCH_MODELS=0: without figures)
 #   make install    PREFIX=/usr/local, DESTDIR=        make clean
 #
 #   SAN=address,undefined | thread    sanitizer build     DEBUG=1    no optimisation
@@ -25,7 +26,8 @@ BUILD := build$(if $(SAN),/san-$(subst $(comma),-,$(SAN)))$(if $(filter 1,$(DEBU
 
 LIB_CFLAGS := $(shell $(PKG_CONFIG) --cflags libmicrohttpd jansson libuv sentencepiece \
                 libpcre2-8 libutf8proc 2>/dev/null)
-LIB_ENGINE := $(shell $(PKG_CONFIG) --libs jansson libpcre2-8 libutf8proc 2>/dev/null) \
+LIB_ENGINE := $(or $(shell $(PKG_CONFIG) --libs jansson libpcre2-8 libutf8proc 2>/dev/null), \
+                -ljansson -lpcre2-8 -lutf8proc) \
               -lsentencepiece -lm -lpthread -ldl
 LIB_SERVER := $(shell $(PKG_CONFIG) --libs libmicrohttpd libuv 2>/dev/null)
 
@@ -112,7 +114,8 @@ CUDA_OBJ := $(patsubst %.cu,$(BUILD)/%.cu.o,$(CUDA_SRC)) \
             $(patsubst %.c,$(BUILD)/pic/%.o,kernels/quant.c kernels/quant_k.c kernels/quant_group.c)
 
 $(BUILD)/sirocco-cuda.so: $(CUDA_OBJ)
-	$(NVCC) -shared -cudart static -Xlinker -Bsymbolic,-z,defs -o $@ $^ -lcublas -lpthread
+	$(NVCC) -shared -cudart static -Xlinker -Bsymbolic,-z,defs -o $@ $^ -lcublas -lpthread -ldl \
+	    -Xlinker -rpath,$(abspath $(dir $(NVCC))../lib64)
 
 $(BUILD)/kernels/cuda/%.cu.o: kernels/cuda/%.cu $(wildcard kernels/*.h kernels/cuda/*.cuh)
 	@mkdir -p $(@D)
@@ -156,8 +159,15 @@ $(BUILD)/tests/bench/tokenize $(BUILD)/tests/bench/render: %: %.o $(TEST_LIBS)
 $(BUILD)/tests/unit/%_test: $(BUILD)/tests/unit/%_test.o $(BUILD)/tests/runner.o $(TEST_LIBS)
 	$(CXX) $(LDFLAGS_ALL) -o $@ $^ $(LIB_SERVER) $(LIB_ENGINE)
 
-$(BUILD)/tests/golden/%_test: $(BUILD)/tests/golden/%_test.o $(BUILD)/tests/runner.o $(TEST_LIBS)
-	$(CXX) $(LDFLAGS_ALL) -o $@ $^ $(LIB_SERVER) $(LIB_ENGINE)
+$(BUILD)/tests/golden/%_test: $(BUILD)/tests/golden/%_test.o $(BUILD)/tests/runner.o \
+                              $(BUILD)/libengine.a $(BUILD)/libkernels.a
+	$(CXX) $(LDFLAGS_ALL) -o $@ $^ $(LIB_ENGINE)
+
+# `sirocco bench` alone, without the server's libraries
+$(BUILD)/tests/bench/bench: $(BUILD)/tests/bench/bench_main.o $(BUILD)/server/cmd_bench.o \
+                            $(BUILD)/server/cmd.o $(BUILD)/config/demo.o \
+                            $(BUILD)/config/demo_files.o $(BUILD)/libengine.a $(BUILD)/libkernels.a
+	$(CXX) $(LDFLAGS_ALL) -o $@ $^ $(LIB_ENGINE)
 
 $(BUILD)/tests/kernels/check: $(call objects,$(wildcard tests/kernels/*.c)) $(BUILD)/libkernels.a
 	$(CXX) $(LDFLAGS_ALL) -o $@ $^ -lm -lpthread -ldl
@@ -200,6 +210,11 @@ $(BUILD)/fuzzer/%: $(BUILD)/tests/fuzz/%_fuzz.o $(TEST_LIBS)
 
 test tidy bench: all
 	scripts/test --no-setup $(if $(filter tidy,$@),--only tidy) $(if $(filter bench,$@),--bench)
+
+# Everything of the CUDA backend that a machine with a GPU can try; needs no server libraries.
+cuda-check:
+	scripts/cuda-check $(if $(filter 0,$(BENCH_MODELS)),--no-bench)
+.PHONY: cuda-check
 
 run: all
 	$(BUILD)/sirocco serve $(ARGS)

@@ -243,8 +243,8 @@ static void choose(struct device *d, const struct linear_args *a, const struct s
         launch<T, 2, 2>(d, a, x, experts);
     else if (a->n <= 32)
         launch<T, 4, 2>(d, a, x, experts);
-    else
-        launch<T, 8, 2>(d, a, x, experts);
+    else /* one tile where two would not fit the registers */
+        launch<T, 8, T == QUANT_Q4_K || T == QUANT_Q5_K ? 1 : 2>(d, a, x, experts);
 }
 
 void cuda_skinny_quant(struct device *d, const struct linear_args *a, int64_t padded,

@@ -294,6 +294,34 @@ TEST_SECONDS(goldens_all_in_one_batch, 120)
     rig_close(&r);
 }
 
+/* The beginnings of two short answers from the plugin, which takes its time where it is emulated. */
+TEST_SECONDS(a_plugin_serves_too, 300)
+{
+    struct engine_options o = standard();
+    struct rig r;
+    int n = read_goldens(goldens, 32), n_asked = 0;
+    o.cuda_plugin = getenv("SIROCCO_TEST_PLUGIN");
+    if (!o.cuda_plugin || !*o.cuda_plugin)
+        SKIP("SIROCCO_TEST_PLUGIN names no plugin");
+    o.device = "cuda";
+    o.gpu_memory_fraction = 0.2;
+    o.kv_cache_type = "f16";
+    rig_open(&r, o);
+    EXPECT(!strncmp(engine_info(r.engine)->device, "cuda", 4));
+    for (int i = 0; i < n; i++) {
+        struct engine_request q = greedy(goldens[i].prompt, goldens[i].n_prompt, 4);
+        if (n_asked < 2 && goldens[i].n_prompt < 40 && goldens[i].n_greedy > 4) {
+            goldens[n_asked] = goldens[i];
+            EXPECT_INT(submit(&r, &q, &got[n_asked++]), 0);
+        }
+    }
+    EXPECT(n_asked == 2 && wait_all(&r, got, 2, 280));
+    for (int i = 0; i < 2; i++)
+        EXPECT(!memcmp(got[i].tokens, goldens[i].greedy, 4 * sizeof *got[i].tokens));
+    expect_idle(&r);
+    rig_close(&r);
+}
+
 TEST_SECONDS(prompt_logprobs_match_the_goldens, 120)
 {
     struct rig r;
