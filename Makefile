@@ -200,7 +200,8 @@ $(BUILD)/tests/fuzz/%: $(BUILD)/tests/fuzz/%_fuzz.o $(BUILD)/tests/fuzz/replay.o
 # The same entries under libFuzzer: build/fuzz/NAME. Everything is compiled again by clang.
 FUZZ_FLAGS := -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all -O1 -g
 fuzz:
-	$(MAKE) BUILD=build/fuzz CC=clang CXX=clang++ SAN= HARDEN= CFLAGS="$(FUZZ_FLAGS)" \
+	$(MAKE) BUILD=build/fuzz CC=clang CXX=clang++ SAN= HARDEN= KERNEL_OPTIMISE=-O1 \
+	    CFLAGS="$(FUZZ_FLAGS)" \
 	    CXXFLAGS="$(FUZZ_FLAGS)" LDFLAGS="-fsanitize=address,undefined" fuzz-link
 .PHONY: fuzz-link
 fuzz-link: $(patsubst tests/fuzz/%_fuzz.c,$(BUILD)/fuzzer/%,$(FUZZ_SRC))
