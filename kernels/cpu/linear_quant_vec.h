@@ -28,7 +28,8 @@ enum {
     QUANT_TOKENS_TILE = VEC_REGISTERS == 32 ? 6 : 4,
     QUANT_COLS_BLOCKS = 96,
     QUANT_TOKENS_CHUNK = 768,
-    QUANT_TOKENS_PANEL = 8,
+    QUANT_STREAM_TILE = VEC_REGISTERS == 32 ? 8 : 4,
+    QUANT_TOKENS_PANEL = QUANT_STREAM_TILE + 1,
     QUANT_AHEAD = 512, /* bytes prefetched ahead in each row: more rows than hardware follows */
     PANEL_BLOCK_MAX = (DOTS + 4) * VEC * 4, /* bytes */
 };
@@ -148,7 +149,7 @@ VEC_INLINE void quant_stream_tile(enum quant_type type, const struct cpu_linear_
     const int apart = prefetch_apart(bytes, x.blocks);
     const char *rows[VEC];
     struct quant_block block = block_none();
-    vec sum[4];
+    vec sum[QUANT_STREAM_TILE];
 
     rows_locate(s, row, rows);
     for (int i = 0; i < n_tokens; i++)
@@ -176,6 +177,8 @@ VEC_INLINE void quant_stream(enum quant_type type, const struct cpu_linear_slice
 {
     for (int64_t row = s->row0; row < s->row1; row += VEC) {
         int t = 0;
+        for (; t + QUANT_STREAM_TILE <= s->n; t += QUANT_STREAM_TILE)
+            quant_stream_tile(type, s, row, t, QUANT_STREAM_TILE);
         for (; t + 4 <= s->n; t += 4)
             quant_stream_tile(type, s, row, t, 4);
         if (t + 2 <= s->n) {
