@@ -49,6 +49,7 @@ struct engine_options {
     const char *repack_cache;    /* folder where repacked weights are kept, or NULL */
     bool mistral_native;         /* Mistral's own encoding, whatever template there is */
     const char *tokenizer;       /* NULL, "json", "tekken", "spm" */
+    bool measure_limits;         /* fill engine_info.limit_*: a second more at open */
     /* progress of loading, 0..1, called from engine_open; NULL: none */
     void (*progress)(void *user, const char *what, double fraction);
     /* called on the engine's thread when events wait and the dirty list was empty (one per step at
@@ -121,6 +122,11 @@ struct engine_info {                                /* constant after open */
     int32_t eos[16];
     int n_eos;
     struct sample_params defaults; /* generation_config.json over the table's standards */
+    /* operations of the matrix products, two to a multiply-add: of a token in the layers, and of
+     * the logits of one; the layers' weights that a token reads, and the head's, in bytes */
+    double layers_operations, head_operations, layers_bytes, head_bytes;
+    double limit_read_bytes, limit_operations; /* per second; 0: not measured */
+    const char *limit_instruction;             /* "int8", ... */
 };
 
 enum { ENGINE_STEP_BUCKETS = 13 };

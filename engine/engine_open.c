@@ -315,11 +315,51 @@ static void find_defaults(const struct model *m, struct sample_params *d)
         d->top_k = m->default_top_k;
 }
 
+/* What `used` of n like matrices cost a token. */
+static void count_work(struct engine_info *info, const struct matrix *w, int used)
+{
+    if (!w || !w->data)
+        return;
+    info->layers_operations += 2.0 * used * (double)w->rows * (double)w->cols;
+    info->layers_bytes += (double)used * (double)w->rows *
+                          (double)quant_row_bytes(w->type, (size_t)w->cols);
+}
+
+static void find_work(const struct model *m, struct engine_info *info)
+{
+    for (int i = 0; i < m->n_layers; i++) {
+        const struct model_layer *l = &m->layers[i];
+        const struct matrix *own[] = {&l->wq,   &l->wk, &l->wv,   &l->wo,
+                                      &l->gate, &l->up, &l->down, &l->router};
+        for (size_t j = 0; j < sizeof own / sizeof *own; j++)
+            count_work(info, own[j], 1);
+        count_work(info, l->expert_gate, m->n_experts_used);
+        count_work(info, l->expert_up, m->n_experts_used);
+        count_work(info, l->expert_down, m->n_experts_used);
+    }
+    info->head_operations = 2.0 * (double)m->head.rows * (double)m->head.cols;
+    info->head_bytes =
+        (double)m->head.rows * (double)quant_row_bytes(m->head.type, (size_t)m->head.cols);
+}
+
+static int find_limits(struct engine_parts *p, struct err *err)
+{
+    struct device_limits limits;
+
+    if (!p->kernels->limits)
+        return 0;
+    if (p->kernels->limits(p->device, p->model->layers[0].wq.type, &limits))
+        return err_set(err, ERR_DEVICE, "%s", p->kernels->device_error(p->device));
+    p->info.limit_read_bytes = limits.read_bytes;
+    p->info.limit_operations = limits.operations;
+    p->info.limit_instruction = limits.instruction;
+    return 0;
+}
+
 static int fill_info(const struct engine_options *o, struct engine_parts *p, struct err *err)
 {
     static const char *const kv_names[QUANT_COUNT] = {
-        [QUANT_F32] = "f32", [QUANT_F16] = "f16", [QUANT_BF16] = "bf16",
-        [QUANT_Q8_0] = "q8_0"};
+        [QUANT_F32] = "f32", [QUANT_F16] = "f16", [QUANT_BF16] = "bf16", [QUANT_Q8_0] = "q8_0"};
     const struct model *m = p->model;
     struct engine_info *info = &p->info;
     info->model_name = source_name(o->source);
@@ -335,6 +375,7 @@ static int fill_info(const struct engine_options *o, struct engine_parts *p, str
     info->weight_bytes = m->weight_bytes;
     info->kv_type = kv_names[p->forward_options.kv_type];
     info->has_chat_template = chat_has_template(p->chat);
+    find_work(m, info);
     for (int i = 0; i < m->n_eos; i++)
         if (m->eos[i] >= 0 && m->eos[i] < m->vocab && info->n_eos < 16)
             info->eos[info->n_eos++] = m->eos[i];
@@ -389,6 +430,8 @@ int engine_open_parts(const struct engine_options *o, struct engine_parts *p, st
     tell(o, "warming up", 0.9);
     if (!rc)
         rc = warm_up(p, err);
+    if (!rc && o->measure_limits)
+        rc = find_limits(p, err);
     if (rc)
         engine_open_free(p);
     else

@@ -193,6 +193,13 @@ struct step_args {
     int n, n_seqs;
 };
 
+/* What a device reaches at best, measured: by all its cores at once. */
+struct device_limits {
+    double read_bytes; /* per second, from memory */
+    double operations; /* per second, two to a multiply-add, of what linear computes with */
+    const char *instruction; /* "int8", "bfloat16", "float32" */
+};
+
 struct kernels {
     const char *name; /* "cpu", "cuda" */
 
@@ -237,6 +244,9 @@ struct kernels {
     int (*moe)(struct device *device, const struct moe_args *args);
     int (*gather)(struct device *device, const struct gather_args *args);
     int (*pick)(struct device *device, const struct pick_args *args);
+
+    /* Takes about a second; weights: the type whose products are meant. NULL: not measured. */
+    int (*limits)(struct device *device, enum quant_type weights, struct device_limits *out);
 };
 
 const struct kernels *kernels_cpu(void);

@@ -209,6 +209,7 @@ static int open_engine(struct bench *b, struct err *err)
                                .kv_cache_fraction = 0.9,
                                .kv_cache_type = b->kv_type ? b->kv_type : "f16",
                                .quant = b->quant,
+                               .measure_limits = true,
                                .max_queue = SEQS_MAX,
                                .pause_ms_max = 60000,
                                .wake = on_wake,
@@ -327,11 +328,36 @@ static double median(const struct bench *b, const struct bench_test *t)
     return b->n_repeat % 2 ? t->rates[half] : (t->rates[half - 1] + t->rates[half]) / 2;
 }
 
-/* Weights read per second: in a generation test each token reads all of them once. */
-static double gigabytes(const struct bench *b, const struct bench_test *t)
+/* Weights read per second where every token reads them once; else 0. */
+static double bytes_rate(const struct bench *b, const struct bench_test *t)
 {
     const struct engine_info *info = engine_info(b->engine);
-    return t->kind == BENCH_GENERATE ? median(b, t) * (double)info->weight_bytes * 1e-9 : 0;
+    if (t->kind != BENCH_GENERATE)
+        return 0;
+    return median(b, t) * (info->layers_bytes + info->head_bytes);
+}
+
+/* Operations of matrix products per second. A prompt's only logits are those of its last token; in
+ * a test of many sequences each generated token stands for its share of the prompt. */
+static double operations_rate(const struct bench *b, const struct bench_test *t)
+{
+    const struct engine_info *info = engine_info(b->engine);
+    double layers = 1, head = 1;
+    if (t->kind == BENCH_PROMPT)
+        head = 1.0 / t->prompt;
+    else if (t->kind == BENCH_MANY)
+        layers = 1 + (t->prompt - 1.0) / t->generate;
+    return median(b, t) * (layers * info->layers_operations + head * info->head_operations);
+}
+
+/* Share of what the machine reaches: of memory's speed for generation, else of the multiply-adds.
+ */
+static double limit_share(const struct bench *b, const struct bench_test *t)
+{
+    const struct engine_info *info = engine_info(b->engine);
+    if (t->kind == BENCH_GENERATE)
+        return bytes_rate(b, t) / info->limit_read_bytes;
+    return operations_rate(b, t) / info->limit_operations;
 }
 
 static void write_json(const struct bench *b, FILE *out)
@@ -343,14 +369,19 @@ static void write_json(const struct bench *b, FILE *out)
     fprintf(out,
             "{\"model\":%s,\"arch\":\"%s\",\"quant\":\"%s\",\"device\":\"%s\","
             "\"parameters\":%lld,\"weight_bytes\":%lld,\"kv_type\":\"%s\",\"repeat\":%d,"
+            "\"limits\":{\"read_gb_per_s\":%.2f,\"gflop_per_s\":%.1f,\"instruction\":\"%s\"},"
             "\"results\":[",
             name.data ? name.data : "null", info->arch, info->quant, info->device,
             (long long)info->n_parameters, (long long)info->weight_bytes, info->kv_type,
-            b->n_repeat);
+            b->n_repeat, info->limit_read_bytes * 1e-9, info->limit_operations * 1e-9,
+            info->limit_instruction);
     for (int i = 0; i < b->n_tests; i++) {
         const struct bench_test *t = &b->tests[i];
-        fprintf(out, "%s{\"test\":\"%s\",\"tokens_per_s\":%.3f,\"min\":%.3f,\"max\":%.3f}",
-                i ? "," : "", t->name, median(b, t), t->rates[0], t->rates[b->n_repeat - 1]);
+        fprintf(out,
+                "%s{\"test\":\"%s\",\"tokens_per_s\":%.3f,\"min\":%.3f,\"max\":%.3f,"
+                "\"gb_per_s\":%.2f,\"gflop_per_s\":%.1f,\"limit_share\":%.4f}",
+                i ? "," : "", t->name, median(b, t), t->rates[0], t->rates[b->n_repeat - 1],
+                bytes_rate(b, t) * 1e-9, operations_rate(b, t) * 1e-9, limit_share(b, t));
     }
     fprintf(out, "]}\n");
     buf_free(&name);
@@ -362,10 +393,14 @@ static void write_rows(const struct bench *b, FILE *out)
     if (b->csv)
         fprintf(out, "test,tokens_per_s,min,max\n");
     else
-        fprintf(out, "%s: %s, %.1f million parameters, %s, on %s, KV cache %s\n\n%-20s %12s %10s "
-                     "%10s %8s %9s\n",
+        fprintf(out,
+                "%s: %s, %.1f million parameters, %s, on %s, KV cache %s\n"
+                "this machine: %.1f GB/s read, %.0f GFLOP/s of %s\n\n"
+                "%-20s %12s %10s %10s %8s %9s %7s\n",
                 info->model_name, info->arch, (double)info->n_parameters * 1e-6, info->quant,
-                info->device, info->kv_type, "test", "tokens/s", "min", "max", "GB/s", "GFLOP/s");
+                info->device, info->kv_type, info->limit_read_bytes * 1e-9,
+                info->limit_operations * 1e-9, info->limit_instruction, "test", "tokens/s", "min",
+                "max", "GB/s", "GFLOP/s", "limit");
     for (int i = 0; i < b->n_tests; i++) {
         const struct bench_test *t = &b->tests[i];
         double rate = median(b, t), least = t->rates[0], most = t->rates[b->n_repeat - 1];
@@ -375,10 +410,10 @@ static void write_rows(const struct bench *b, FILE *out)
         }
         fprintf(out, "%-20s %12.2f %10.2f %10.2f", t->name, rate, least, most);
         if (t->kind == BENCH_GENERATE)
-            fprintf(out, " %8.1f", gigabytes(b, t));
+            fprintf(out, " %8.1f", bytes_rate(b, t) * 1e-9);
         else
             fprintf(out, " %8s", "");
-        fprintf(out, " %9.0f\n", rate * 2e-9 * (double)info->n_parameters);
+        fprintf(out, " %9.0f %6.0f%%\n", operations_rate(b, t) * 1e-9, limit_share(b, t) * 100);
     }
 }
 

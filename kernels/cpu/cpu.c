@@ -66,6 +66,7 @@ static void variants_choose(struct cpu_variants *v, const struct cpu_features *f
     attention_base(v);
     act_base(v);
     pick_base(v);
+    limits_base(v);
 #if defined(__x86_64__)
     if (f->level >= CPU_AVX2) {
         norm_avx2(v);
@@ -74,6 +75,7 @@ static void variants_choose(struct cpu_variants *v, const struct cpu_features *f
         attention_avx2(v);
         act_avx2(v);
         pick_avx2(v);
+        limits_avx2(v);
     }
     if (f->level >= CPU_AVX512) {
         norm_avx512(v);
@@ -82,6 +84,7 @@ static void variants_choose(struct cpu_variants *v, const struct cpu_features *f
         attention_avx512(v);
         act_avx512(v);
         pick_avx512(v);
+        limits_avx512(v, f);
     }
 #else
     (void)f;
@@ -464,6 +467,7 @@ static const struct kernels table = {
     .moe = moe_run,
     .gather = gather_run,
     .pick = pick_run,
+    .limits = limits_run,
 };
 
 const struct kernels *kernels_cpu(void)

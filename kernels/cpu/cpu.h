@@ -31,7 +31,11 @@ enum cpu_input {
     CPU_INPUT_F32,
     CPU_INPUT_INT8, /* struct cpu_quantized */
     CPU_INPUT_BF16, /* rounded to nearest even, [n][cols] */
+    CPU_INPUT_COUNT,
 };
+
+/* Keeps x, of which nothing else is used, from being optimised away. */
+#define CPU_USE(x, where) __asm__ volatile("" : : where(x))
 
 /* Rows row0 .. row1 - 1 of one job, for all n inputs. */
 struct cpu_linear_slice {
@@ -87,6 +91,8 @@ struct cpu_variants {
     void (*attention_item[QUANT_COUNT])(const struct cpu_attention_item *item);
     void (*act_mul)(float *gate, const float *up, size_t n, enum activation act);
     void (*pick_row)(float *logits, int vocab, float softcap, struct pick_result *result);
+    double (*peak[CPU_INPUT_COUNT])(void); /* multiply-adds for some time; operations done */
+    void (*read_bytes)(const char *from, size_t bytes); /* a multiple of 512 */
 };
 
 enum {
@@ -153,6 +159,9 @@ void act_avx512(struct cpu_variants *v);
 void pick_base(struct cpu_variants *v);
 void pick_avx2(struct cpu_variants *v);
 void pick_avx512(struct cpu_variants *v);
+void limits_base(struct cpu_variants *v);
+void limits_avx2(struct cpu_variants *v);
+void limits_avx512(struct cpu_variants *v, const struct cpu_features *f);
 
 /* The ops: entries of struct kernels. */
 int embed_run(struct device *d, const struct embed_args *a);
@@ -166,5 +175,6 @@ int moe_run(struct device *d, const struct moe_args *a);
 size_t moe_workspace(int n_max, int dim, int ffn, int n_experts, int n_used);
 int gather_run(struct device *d, const struct gather_args *a);
 int pick_run(struct device *d, const struct pick_args *a);
+int limits_run(struct device *d, enum quant_type weights, struct device_limits *out);
 
 #endif

@@ -18,7 +18,8 @@
 #include <string.h>
 
 enum { BLOCK = 32, HALF = 16, LANES = 8, CHUNK = 256, TOKENS = 16 };
-enum { ROWS_UNIT = 32, SLICES_PER_THREAD = 6 };
+/* With MANY inputs a unit is work enough for a slice: the threads end together. */
+enum { ROWS_UNIT = 32, SLICES_PER_THREAD = 6, MANY = 64 };
 
 /* ---- the plain loop ---- */
 
@@ -168,6 +169,7 @@ int linear_run(struct device *d, const struct linear_args *a)
 
     int64_t share = rows / ((int64_t)d->n_threads * SLICES_PER_THREAD) + 1;
     work.rows_per_slice = d->n_threads == 1 ? INT32_MAX
+                          : a->n >= MANY    ? ROWS_UNIT
                                             : (share + ROWS_UNIT - 1) / ROWS_UNIT * ROWS_UNIT;
     for (int j = 0; j < a->n_jobs; j++) {
         int64_t slices = (a->jobs[j].w->rows - 1) / work.rows_per_slice + 1;

@@ -38,7 +38,10 @@ def bench(path):
                          capture_output=True, text=True, timeout=120)
     assert run.returncode == 0, run.stderr
     assert "not finite" not in run.stderr
-    return json.loads(run.stdout)
+    found = json.loads(run.stdout)
+    assert found["limits"]["read_gb_per_s"] > 0 and found["limits"]["gflop_per_s"] > 0
+    assert all(0 < r["limit_share"] < 10 for r in found["results"])
+    return found
 
 
 @pytest.mark.parametrize("kind", sorted(MAKER.TYPES))

@@ -62,99 +62,6 @@ static double timed(void (*fn)(void *), void *arg)
 
 /* ---- the machine's limits ---- */
 
-static void read_plain(const char *from, size_t bytes)
-{
-    const uint64_t *at = (const uint64_t *)from;
-    uint64_t sum[8] = {0};
-
-    for (size_t i = 0; i < bytes / 8; i += 8)
-        for (size_t j = 0; j < 8; j++)
-            sum[j] += at[i + j];
-    for (int j = 0; j < 8; j++)
-        sink = (float)sum[j];
-}
-
-static double fma_plain(void)
-{
-    float x[FMA_CHAINS * 4];
-    for (int i = 0; i < FMA_CHAINS * 4; i++)
-        x[i] = (float)i;
-    for (int r = 0; r < FMA_ROUNDS; r++)
-        for (int i = 0; i < FMA_CHAINS * 4; i++)
-            x[i] = x[i] * 0.999f + 0.5f;
-    for (int i = 0; i < FMA_CHAINS * 4; i++)
-        sink = x[i];
-    return 2.0 * FMA_ROUNDS * FMA_CHAINS * 4;
-}
-
-#if defined(__x86_64__)
-__attribute__((target("avx2,fma"))) static double fma_256(void)
-{
-    __m256 x[10], a = _mm256_set1_ps(0.999f), b = _mm256_set1_ps(0.5f);
-    for (int i = 0; i < 10; i++)
-        x[i] = _mm256_set1_ps((float)i);
-    for (int r = 0; r < FMA_ROUNDS; r++)
-        for (int i = 0; i < 10; i++)
-            x[i] = _mm256_fmadd_ps(x[i], a, b);
-    for (int i = 0; i < 10; i++)
-        sink = _mm256_cvtss_f32(x[i]);
-    return 2.0 * FMA_ROUNDS * 10 * 8;
-}
-
-__attribute__((target("avx512f"))) static double fma_512(void)
-{
-    __m512 x[FMA_CHAINS], a = _mm512_set1_ps(0.999f), b = _mm512_set1_ps(0.5f);
-    for (int i = 0; i < FMA_CHAINS; i++)
-        x[i] = _mm512_set1_ps((float)i);
-    for (int r = 0; r < FMA_ROUNDS; r++)
-        for (int i = 0; i < FMA_CHAINS; i++)
-            x[i] = _mm512_fmadd_ps(x[i], a, b);
-    for (int i = 0; i < FMA_CHAINS; i++)
-        sink = _mm512_cvtss_f32(x[i]);
-    return 2.0 * FMA_ROUNDS * FMA_CHAINS * 16;
-}
-
-__attribute__((target("avx512f"))) static void read_512(const char *from, size_t bytes)
-{
-    __m512i sum[8];
-    for (int j = 0; j < 8; j++)
-        sum[j] = _mm512_setzero_si512();
-    for (size_t i = 0; i < bytes; i += 512)
-        for (int j = 0; j < 8; j++)
-            sum[j] = _mm512_add_epi64(sum[j], _mm512_loadu_si512(from + i + (size_t)j * 64));
-    for (int j = 0; j < 8; j++)
-        sink = (float)_mm512_reduce_add_epi64(sum[j]);
-}
-#endif
-
-static double (*fma_best)(void) = fma_plain;
-static void (*read_best)(const char *, size_t) = read_plain;
-static double fma_flops; /* of one slice; every slice writes the same value */
-
-static void read_slice(void *arg, int slice, int thread)
-{
-    (void)arg, (void)thread;
-    read_best(machine.memory + (size_t)slice * (READ_BYTES / SLICES), READ_BYTES / SLICES);
-}
-
-static void fma_slice(void *arg, int slice, int thread)
-{
-    (void)arg, (void)thread;
-    double flops = fma_best();
-    if (slice == 0)
-        fma_flops = flops;
-}
-
-static void read_all(void *pool)
-{
-    pool_run(pool, read_slice, NULL, SLICES);
-}
-
-static void fma_all(void *pool)
-{
-    pool_run(pool, fma_slice, NULL, SLICES);
-}
-
 static void empty_slice(void *arg, int slice, int thread)
 {
     (void)arg, (void)slice, (void)thread;
@@ -167,15 +74,6 @@ static void fork_join(void *pool)
 
 static void measure_machine(void)
 {
-#if defined(__x86_64__)
-    __builtin_cpu_init();
-    if (__builtin_cpu_supports("fma"))
-        fma_best = fma_256;
-    if (__builtin_cpu_supports("avx512f")) {
-        fma_best = fma_512;
-        read_best = read_512;
-    }
-#endif
     machine.n_threads = (int)sysconf(_SC_NPROCESSORS_ONLN);
     machine.memory = malloc(READ_BYTES);
     struct pool *pool = pool_open(machine.n_threads);
@@ -185,9 +83,18 @@ static void measure_machine(void)
     }
     for (size_t i = 0; i < READ_BYTES; i++)
         machine.memory[i] = (char)(i * 7 + i / 4096);
-    machine.read_gbs = READ_BYTES / timed(read_all, pool) * 1e-9;
-    double took = timed(fma_all, pool);
-    machine.fma_gflops = fma_flops * SLICES / took * 1e-9;
+    struct device_options options = {.n_threads = machine.n_threads};
+    struct device_limits limits;
+    struct device *d;
+    char error[128];
+    if (kernels_cpu()->open(&options, &d, error, sizeof error) ||
+        kernels_cpu()->limits(d, QUANT_F32, &limits)) {
+        fprintf(stderr, "the machine's limits cannot be measured\n");
+        exit(2);
+    }
+    kernels_cpu()->close(d);
+    machine.read_gbs = limits.read_bytes * 1e-9;
+    machine.fma_gflops = limits.operations * 1e-9;
     printf("machine: %d threads, read %.1f GB/s, multiply-add %.0f GFLOP/s, fork-join %.2f us\n",
            machine.n_threads, machine.read_gbs, machine.fma_gflops,
            timed(fork_join, pool) * 1e6);

@@ -76,9 +76,32 @@ static void latch(void)
     k->close(d);
 }
 
+/* Every level reads and multiplies at some speed, and says with what. */
+static void limits(void)
+{
+    static const char *const int8[CHECK_LEVELS] = {"float32", "int8", "int8", "int8"};
+    static const char *const bf16[CHECK_LEVELS] = {"float32", "float32", "float32", "bfloat16"};
+
+    for (int level = 0; level < CHECK_LEVELS; level++) {
+        struct device *d = check_device(level, 1);
+        struct device_limits l;
+        if (!d)
+            continue;
+        check_case("device: limits of %s", check_level_names[level]);
+        check_expect(!kernels_cpu()->limits(d, QUANT_Q4_0, &l) && l.read_bytes > 1e8 &&
+                         l.read_bytes < 1e13 && l.operations > 1e8 && l.operations < 1e14,
+                     "%g bytes, %g operations per second", l.read_bytes, l.operations);
+        check_expect(!strcmp(l.instruction, int8[level]), "Q4_0: %s", l.instruction);
+        check_expect(!kernels_cpu()->limits(d, QUANT_BF16, &l) &&
+                         !strcmp(l.instruction, bf16[level]),
+                     "BF16: %s", l.instruction);
+    }
+}
+
 void check_device_rules(void)
 {
     options();
+    limits();
     memory();
     latch();
 }
