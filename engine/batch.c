@@ -38,6 +38,7 @@ void batch_free(struct batch *b)
 void batch_clear(struct batch *b)
 {
     b->n_tokens = b->n_seqs = b->n_rows = 0;
+    b->picks_only = false;
 }
 
 int batch_add(struct batch *b, const int32_t *tokens, int q_len, int first_pos,

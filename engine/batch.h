@@ -3,6 +3,7 @@
 #ifndef SIROCCO_BATCH_H
 #define SIROCCO_BATCH_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "engine/base/err.h"
@@ -17,6 +18,7 @@ struct batch {
     struct attention_seq *seqs; /* [n_seqs]; their rows are contiguous and in order */
     int n_rows, n_rows_max;     /* rows of hidden states whose logits are wanted */
     int32_t *rows;              /* [n_rows] indices into tokens; n_rows_max = n_tokens_max */
+    bool picks_only; /* of the rows asked for next, picks are enough: logits stay on the device */
 };
 
 int batch_init(struct batch *b, int n_tokens_max, int n_seqs_max);

@@ -481,7 +481,7 @@ int forward_logits(struct forward *f, const struct batch *b, int first, int n, f
         rc = f->k->pick(f->device, &(struct pick_args){.logits = f->logits, .result = f->picks,
                                                        .n = n, .vocab = m->vocab,
                                                        .softcap = m->logit_softcap});
-    if (!rc)
+    if (!rc && !b->picks_only)
         rc = f->k->download(f->device, f->host_logits, f->logits,
                             (size_t)n * (size_t)m->vocab * sizeof(float));
     if (!rc)

@@ -35,7 +35,8 @@ void forward_close(struct forward *f); /* NULL allowed */
 int forward_run(struct forward *f, const struct batch *b, struct err *err);
 
 /* Logits [n][vocab] of batch rows b->rows[first .. first + n), n <= n_logits_max, and their picks.
- * On return both are in host memory, valid until the next call on f; logits may be written to. */
+ * On return both are in host memory, valid until the next call on f; logits may be written to.
+ * b->picks_only: *logits holds nothing of use. */
 int forward_logits(struct forward *f, const struct batch *b, int first, int n, float **logits,
                    const struct pick_result **picks, struct err *err);
 

@@ -325,6 +325,17 @@ static void deliver_row(struct step *s, const struct step_row *row, float *logit
         deliver_token(s, seq, logits, pick);
 }
 
+/* Are these rows' picks all that is needed: is each the next token of a greedy sequence? */
+static bool picks_suffice(const struct step *s, int first, int n)
+{
+    if (s->options.n_tokens_valid < s->options.vocab)
+        return false; /* a pick may be no token, and the next best is wanted */
+    for (int i = first; i < first + n; i++)
+        if (s->rows[i].pos + 1 < s->rows[i].seq->n_prompt || !seq_is_plain_greedy(s->rows[i].seq))
+            return false;
+    return true;
+}
+
 static int deliver(struct step *s, struct err *err)
 {
     const struct pick_result *picks;
@@ -334,6 +345,7 @@ static int deliver(struct step *s, struct err *err)
         int n = s->batch.n_rows - first;
         if (n > s->options.n_logits_max)
             n = s->options.n_logits_max;
+        s->batch.picks_only = picks_suffice(s, first, n);
         int rc = s->ops.logits(s->ops.user, &s->batch, first, n, &logits, &picks, err);
         if (rc)
             return rc;
