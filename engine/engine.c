@@ -82,6 +82,7 @@ static int start_thread(struct engine *e, struct err *err)
 {
     sigset_t all, before;
     sigfillset(&all);
+    sigdelset(&all, SIGBUS); /* blocked, it would end the process without main.c's line */
     pthread_sigmask(SIG_SETMASK, &all, &before);
     int rc = pthread_create(&e->thread, NULL, engine_run, e);
     pthread_sigmask(SIG_SETMASK, &before, NULL);

@@ -128,6 +128,7 @@ static int start_workers(struct pool *p)
     int started = 1;
 
     sigfillset(&all);
+    sigdelset(&all, SIGBUS); /* blocked, it would end the process without main.c's line */
     pthread_sigmask(SIG_SETMASK, &all, &before);
     for (; started < p->n_threads; started++) {
         struct worker *w = &p->workers[started - 1];

@@ -14,7 +14,7 @@ import time
 
 import pytest
 
-from conftest import BINARY, ROOT, SANITIZED, SLOWER
+from conftest import BINARY, ROOT, SANITIZED, SLOWER, Server
 from test_random_model import MAKER
 
 U8, U32, I32, F32, BOOL, STRING, ARRAY, U64 = 0, 4, 5, 6, 7, 8, 9, 10
@@ -58,6 +58,7 @@ class Gguf:
         for key, value in (("bos_token_id", 1), ("eos_token_id", 2), ("unknown_token_id", 0)):
             self.pairs["tokenizer.ggml." + key] = (U32, value)
         self.raw = []  # whole pairs as bytes, behind the others
+        self.fill = 1.0  # of vectors
         self.tensors = []
         for name, rows, cols in (("token_embd", n, 64), ("output", n, 64), ("blk.0.attn_q", 64, 64), ("blk.0.attn_k", 32, 64), ("blk.0.attn_v", 32, 64),
                                  ("blk.0.attn_output", 64, 64), ("blk.0.ffn_gate", 96, 64), ("blk.0.ffn_up", 96, 64), ("blk.0.ffn_down", 64, 96)):
@@ -88,7 +89,7 @@ class Gguf:
             infos += text(name) + struct.pack("<I", len(dims)) + b"".join(struct.pack("<Q", d & (1 << 64) - 1) for d in dims)
             infos += struct.pack("<IQ", kind, at if offset is None else offset)
             size = size * (4 if kind == FLOAT else 1)
-            data += (struct.pack("<f", 1.0) * (size // 4) if kind == FLOAT else b"\x01\x10" * (size // 2)).ljust(-(-size // 32) * 32, b"\0")
+            data += (struct.pack("<f", self.fill) * (size // 4) if kind == FLOAT else b"\x01\x10" * (size // 2)).ljust(-(-size // 32) * 32, b"\0")
             at += -(-size // 32) * 32
         head += out
         self.edges = [0, 4, 8, 16, 24, len(head), len(head) + len(infos)]
@@ -624,3 +625,56 @@ def test_more_than_there_is(tmp_path):
     code, error, _, _ = start(str(path), "--kv-cache-bytes", str(1 << 45))
     assert code != 0 and error.count("\n") == 1, error
     assert str(1 << 45) in error and "memory" in error
+
+
+# ---- G12, G20: what shows only when it is used
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers(tmp_path, bad):
+    """The request fails, the server does not."""
+    g = Gguf()
+    g.fill = bad
+    path = tmp_path / "m.gguf"
+    path.write_bytes(g.bytes())
+    server = Server("--model", str(path))
+    try:
+        for _ in range(2):
+            status, _, body = server.post("/v1/completions", {"prompt": "ab", "max_tokens": 4})
+            assert status == 500, body
+            assert json.loads(body)["error"]["type"] == "server_error", body
+        assert server.get("/health")[0] == 200
+        server.wait_idle()
+    finally:
+        server.stop()
+
+
+def test_a_file_cut_while_it_is_served(tmp_path):
+    """Its pages are gone: one line names the file, and the process ends. Another file put in its
+    place by renaming changes nothing."""
+    path = tmp_path / "m.gguf"
+    path.write_bytes(Gguf().bytes())
+    server = Server("--model", str(path))
+    try:
+        other = tmp_path / "other"
+        other.write_bytes(b"another file")
+        shutil.copy(path, tmp_path / "kept")
+        os.replace(other, path)
+        assert server.post("/v1/completions", {"prompt": "ab", "max_tokens": 4})[0] == 200
+    finally:
+        server.stop()
+    os.replace(tmp_path / "kept", path)
+    server = Server("--model", str(path))
+    try:
+        os.truncate(path, 0)
+        try:
+            server.post("/v1/completions", {"prompt": "ab", "max_tokens": 4}, timeout=20)
+        except OSError:
+            pass
+        assert server.process.wait(20 * SLOWER) == 1
+        end = time.monotonic() + 5 * SLOWER  # its last line is read by another thread
+        while not any("m.gguf" in line for line in server.log):
+            assert time.monotonic() < end, server.log
+            time.sleep(0.01)
+    finally:
+        server.stop()
