@@ -60,12 +60,6 @@ template <int HD> struct flash_rows {
     float out[flash_shape<HD>::V_PIECES][8][4];
 };
 
-/* 16 bytes of the pool, zeros for what may not be looked at. */
-static __device__ __forceinline__ uint4 piece(const uint16_t *from, bool valid)
-{
-    return valid ? *(const uint4 *)from : make_uint4(0, 0, 0, 0);
-}
-
 template <bool BF16, int HD, bool SPLIT>
 static __device__ __forceinline__ void scores(const struct attention_params *p,
                                               const uint16_t *key[2], const bool valid[2],
@@ -77,7 +71,7 @@ static __device__ __forceinline__ void scores(const struct attention_params *p,
     for (int i = 0; i < 2; i++)
 #pragma unroll
         for (int c = 0; c < flash_shape<HD>::K_PIECES; c++)
-            k[i][c] = piece(key[i] + 32 * c, valid[i] && 32 * c + 8 * t < p->head_dim);
+            k[i][c] = load_if(key[i] + 32 * c, valid[i] && 32 * c + 8 * t < p->head_dim);
 #pragma unroll
     for (int c = 0; c < flash_shape<HD>::K_PIECES; c++)
 #pragma unroll
@@ -166,7 +160,7 @@ static __device__ __forceinline__ void add_values(const struct attention_params 
         uint4 v[4];
 #pragma unroll
         for (int i = 0; i < 4; i++)
-            v[i] = piece(value[i] + 64 * c, valid[i] && 64 * c + 8 * g < p->head_dim);
+            v[i] = load_if(value[i] + 64 * c, valid[i] && 64 * c + 8 * g < p->head_dim);
 #pragma unroll
         for (int j = 0; j < 8; j++) {
             uint32_t b[2] = {join_halves(v[0], v[1], j / 2, j % 2),

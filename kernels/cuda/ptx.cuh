@@ -24,6 +24,10 @@ static inline void copy_async_16(void *to_shared, const void *from, bool valid)
 static inline void copy_async_commit() { emu_copy_commit(); }
 template <int LEFT> static inline void copy_async_wait() { emu_copy_wait(LEFT); }
 static inline uint4 load_once(const void *at) { return *(const uint4 *)at; }
+static inline uint4 load_if(const void *at, bool valid)
+{
+    return valid ? *(const uint4 *)at : make_uint4(0, 0, 0, 0);
+}
 
 #else
 
@@ -99,6 +103,21 @@ static __device__ __forceinline__ uint4 load_once(const void *at)
     asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0,%1,%2,%3}, [%4];\n"
                  : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
                  : "l"(at));
+    return v;
+}
+
+/* 16 bytes of memory that this kernel does not write, zeros when not valid (at is not read); no
+ * branch, so that loads follow each other unwaited. */
+static __device__ __forceinline__ uint4 load_if(const void *at, bool valid)
+{
+    uint4 v = make_uint4(0, 0, 0, 0);
+    asm("{\n"
+        " .reg .pred p;\n"
+        " setp.ne.u32 p, %5, 0;\n"
+        " @p ld.global.v4.u32 {%0,%1,%2,%3}, [%4];\n"
+        "}\n"
+        : "+r"(v.x), "+r"(v.y), "+r"(v.z), "+r"(v.w)
+        : "l"(at), "r"((uint32_t)valid));
     return v;
 }
 #endif
