@@ -147,13 +147,13 @@ $(BUILD)/%.o: %.cc
 
 TEST_LIBS := $(BUILD)/libserver.a $(BUILD)/libengine.a $(BUILD)/libkernels.a
 
-BENCH := $(patsubst %,$(BUILD)/tests/bench/%,load tokenize render)
+BENCH := $(patsubst %,$(BUILD)/tests/bench/%,load tokenize render sample)
 test-binaries: $(TEST_BINARIES) $(BENCH)
 
 $(BUILD)/tests/bench/load: $(BUILD)/tests/bench/load.o
 	$(CC) $(LDFLAGS_ALL) -o $@ $^
 
-$(BUILD)/tests/bench/tokenize $(BUILD)/tests/bench/render: %: %.o $(TEST_LIBS)
+$(BUILD)/tests/bench/tokenize $(BUILD)/tests/bench/render $(BUILD)/tests/bench/sample: %: %.o $(TEST_LIBS)
 	$(CXX) $(LDFLAGS_ALL) -o $@ $^ $(LIB_ENGINE)
 
 $(BUILD)/tests/unit/%_test: $(BUILD)/tests/unit/%_test.o $(BUILD)/tests/runner.o $(TEST_LIBS)
