@@ -82,6 +82,21 @@ int cmd_options(int argc, char **argv, const struct cmd_option *options, int n, 
     return 0;
 }
 
+int cmd_count(const char *command, const char *option, const char *text, long min, long max,
+              int *out, struct err *err)
+{
+    char *end;
+    if (!text)
+        return 0;
+    errno = 0;
+    long value = strtol(text, &end, 10);
+    if (end == text || *end || errno || value < min || value > max)
+        return err_set(err, ERR_USAGE, "%s: %s needs a number from %ld to %ld, not '%.40s'",
+                       command, option, min, max, text);
+    *out = (int)value;
+    return 0;
+}
+
 int cmd_read_file(const char *path, struct buf *out, struct err *err)
 {
     char block[1 << 13];

@@ -68,6 +68,10 @@ struct cmd_option {
  * operands may be missing. */
 int cmd_options(int argc, char **argv, const struct cmd_option *options, int n, struct err *err);
 
+/* The number from min to max that an option's text is; text NULL: *out stays. ERR_USAGE. */
+int cmd_count(const char *command, const char *option, const char *text, long min, long max,
+              int *out, struct err *err);
+
 /* From now on SIGINT, SIGTERM and SIGHUP make cmd_interrupted true, the second of a kind kills. */
 void cmd_catch_interrupt(void);
 bool cmd_interrupted(void);

@@ -28,19 +28,6 @@ struct imatrix_run {
     struct token_list tokens;
 };
 
-static int read_count(const char *option, const char *text, long min, long max, int *out,
-                      struct err *err)
-{
-    char *end;
-    errno = 0;
-    long value = text ? strtol(text, &end, 10) : *out;
-    if (text && (end == text || *end || errno || value < min || value > max))
-        return err_set(err, ERR_USAGE, "imatrix: %s needs a number from %ld to %ld", option, min,
-                       max);
-    *out = (int)value;
-    return 0;
-}
-
 static int read_options(struct imatrix_run *r, int argc, char **argv, struct err *err)
 {
     const struct cmd_option options[] = {
@@ -51,10 +38,10 @@ static int read_options(struct imatrix_run *r, int argc, char **argv, struct err
     if (!rc && (!r->model || !r->text || !r->file))
         rc = err_set(err, ERR_USAGE, "imatrix: MODEL, TEXT and FILE are needed (see --help)");
     if (!rc)
-        rc = read_count("--context", r->context, CHUNK_MIN, CHUNK_MAX, &r->chunk, err);
+        rc = cmd_count("imatrix", "--context", r->context, CHUNK_MIN, CHUNK_MAX, &r->chunk, err);
     if (!rc)
-        rc = read_count("--chunks", r->chunks, 1, INT32_MAX, &r->n_chunks, err);
-    return rc ? rc : read_count("--threads", r->threads, 0, 1024, &r->n_threads, err);
+        rc = cmd_count("imatrix", "--chunks", r->chunks, 1, INT32_MAX, &r->n_chunks, err);
+    return rc ? rc : cmd_count("imatrix", "--threads", r->threads, 0, 1024, &r->n_threads, err);
 }
 
 static int open_all(struct imatrix_run *r, struct err *err)

@@ -194,19 +194,6 @@ static int read_bytes(const char *text, int64_t *bytes, struct err *err)
     return 0;
 }
 
-static int read_count(const char *option, const char *text, int max, int *value, struct err *err)
-{
-    char *end;
-    long number = text ? strtol(text, &end, 10) : 0;
-    if (!text)
-        return 0;
-    if (end == text || *end || number < 1 || number > max)
-        return err_set(err, ERR_USAGE, "inspect: %s needs a number from 1 to %d, not '%.40s'",
-                       option, max, text);
-    *value = (int)number;
-    return 0;
-}
-
 static int read_kv_type(const char *name, enum quant_type *type, struct err *err)
 {
     int found = quant_from_name(name); /* whether a cache can have it is inspect_model's to say */
@@ -246,9 +233,9 @@ static int read_options(int argc, char **argv, struct inspect_options *o, const 
         argv[1] = argv[0];
     int rc = cmd_options(argc - path, argv + path, options, sizeof options / sizeof *options, err);
     if (!rc)
-        rc = read_count("--max-model-len", len, 1 << 27, &o->max_model_len, err);
+        rc = cmd_count("inspect", "--max-model-len", len, 1, 1 << 27, &o->max_model_len, err);
     if (!rc)
-        rc = read_count("--max-batch-tokens", batch, 65536, &o->max_batch_tokens, err);
+        rc = cmd_count("inspect", "--max-batch-tokens", batch, 1, 65536, &o->max_batch_tokens, err);
     if (!rc)
         rc = read_kv_type(kv, &o->kv_type, err);
     if (!rc && memory)

@@ -49,19 +49,6 @@ struct perplexity {
 
 /* ---- options and files */
 
-static int read_count(const char *option, const char *text, long min, long max, int *out,
-                      struct err *err)
-{
-    char *end;
-    errno = 0;
-    long value = text ? strtol(text, &end, 10) : *out;
-    if (text && (end == text || *end || errno || value < min || value > max))
-        return err_set(err, ERR_USAGE, "perplexity: %s needs a number from %ld to %ld", option, min,
-                       max);
-    *out = (int)value;
-    return 0;
-}
-
 static int read_options(struct perplexity *p, int argc, char **argv, int *threads, struct err *err)
 {
     const struct cmd_option options[] = {
@@ -74,10 +61,10 @@ static int read_options(struct perplexity *p, int argc, char **argv, int *thread
     if (!rc && (!p->model || !p->text))
         rc = err_set(err, ERR_USAGE, "perplexity: MODEL and TEXT are needed (see --help)");
     if (!rc)
-        rc = read_count("--context", p->context, CHUNK_MIN, CHUNK_MAX, &p->chunk, err);
+        rc = cmd_count("perplexity", "--context", p->context, CHUNK_MIN, CHUNK_MAX, &p->chunk, err);
     if (!rc)
-        rc = read_count("--chunks", p->chunks, 1, INT32_MAX, &p->n_chunks, err);
-    return rc ? rc : read_count("--threads", p->threads, 0, 1024, threads, err);
+        rc = cmd_count("perplexity", "--chunks", p->chunks, 1, INT32_MAX, &p->n_chunks, err);
+    return rc ? rc : cmd_count("perplexity", "--threads", p->threads, 0, 1024, threads, err);
 }
 
 static int open_one(const struct perplexity *p, const char *path, const char *quant, int threads,

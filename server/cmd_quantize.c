@@ -31,17 +31,6 @@ static int on_progress(void *user, const char *what, double fraction)
     return cmd_interrupted();
 }
 
-static int read_threads(const char *text, int *out, struct err *err)
-{
-    char *end;
-    long value = text ? strtol(text, &end, 10) : 0;
-    *out = (int)value;
-    if (text && (end == text || *end || value < 0 || value > THREADS_MAX))
-        return err_set(err, ERR_USAGE, "quantize: --threads needs a number from 0 to %d",
-                       THREADS_MAX);
-    return 0;
-}
-
 static double now(void)
 {
     struct timespec t;
@@ -85,7 +74,7 @@ int cmd_quantize(int argc, char **argv, FILE *in, FILE *out, struct err *err)
         rc = err_set(err, ERR_USAGE, "quantize: --type '%.40s' is none that is known (see --help)",
                      type);
     if (!rc)
-        rc = read_threads(threads, &o.threads, err);
+        rc = cmd_count("quantize", "--threads", threads, 0, THREADS_MAX, &o.threads, err);
     if (!rc && importance)
         rc = imatrix_open(importance, &imatrix, err);
     if (!rc)
