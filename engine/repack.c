@@ -522,6 +522,8 @@ int repack_run(struct repack *r, const char *kept, struct err *err)
     if (keeps && repack_cache_read(kept, &key, r->room, r->room_bytes))
         return 0;
     int rc = fill_room(r, err);
+    if (rc)
+        err_prefix(err, "%s", source_path(r->source));
     if (!rc && keeps)
         repack_cache_write(kept, &key, r->room, r->room_bytes);
     return rc;

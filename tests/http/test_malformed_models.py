@@ -194,7 +194,7 @@ GGUF_ROWS = {
 def start(path, *options):
     """(code, stderr, seconds, peak of resident bytes) of serving a path."""
     begun = time.monotonic()
-    child = subprocess.Popen([BINARY, "serve", "--port", "0", "--quiet", "--model", path, *options], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+    child = subprocess.Popen([BINARY, "serve", "--port", "0", "--quiet", "--device", "cpu", "--model", path, *options], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
                              stderr=subprocess.PIPE, cwd="/")
     try:
         error = child.stderr.read()
