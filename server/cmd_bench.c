@@ -222,8 +222,9 @@ static int open_engine(struct bench *b, struct err *err)
 /* ---- a run */
 
 struct bench_run {
-    double start, first, end; /* first: of the first token of any sequence */
+    double start, end;
     int n_tokens;
+    struct engine_usage usage; /* of the last to end: the engine's own clock, not our waking */
 };
 
 static int submit_one(struct bench *b, const struct bench_test *t, int32_t *prompt, struct err *err)
@@ -262,8 +263,9 @@ static int drain(struct bench *b, int n, struct bench_run *run, struct err *err)
                 ended = event.kind == EVENT_DONE || event.kind == EVENT_FAILED;
                 if (event.kind == EVENT_FAILED && !rc)
                     rc = err_set(err, event.error, "%s", event.error_text);
-                if (event.kind == EVENT_TOKEN && run->n_tokens++ == 0)
-                    run->first = now();
+                run->n_tokens += event.kind == EVENT_TOKEN;
+                if (ended)
+                    run->usage = event.usage;
             }
             if (ended) {
                 engine_release(c);
@@ -291,9 +293,9 @@ static int run_once(struct bench *b, const struct bench_test *t, double *rate, s
     if (rc || failed)
         return rc ? rc : failed;
     if (t->kind == BENCH_PROMPT)
-        *rate = t->prompt / (run.first - run.start);
+        *rate = t->prompt * 1e3 / run.usage.first_token_ms;
     else if (t->kind == BENCH_GENERATE)
-        *rate = (run.n_tokens - 1) / (run.end - run.first);
+        *rate = (run.n_tokens - 1) * 1e3 / (run.usage.total_ms - run.usage.first_token_ms);
     else
         *rate = run.n_tokens / (run.end - run.start);
     return 0;
@@ -350,11 +352,13 @@ static double operations_rate(const struct bench *b, const struct bench_test *t)
     return median(b, t) * (layers * info->layers_operations + head * info->head_operations);
 }
 
-/* Share of what the machine reaches: of memory's speed for generation, else of the multiply-adds.
- */
+/* Share of what the machine reaches: of memory's speed for generation, else of the multiply-adds;
+ * 0: the device does not measure itself. */
 static double limit_share(const struct bench *b, const struct bench_test *t)
 {
     const struct engine_info *info = engine_info(b->engine);
+    if (!info->limit_instruction)
+        return 0;
     if (t->kind == BENCH_GENERATE)
         return bytes_rate(b, t) / info->limit_read_bytes;
     return operations_rate(b, t) / info->limit_operations;
@@ -369,12 +373,17 @@ static void write_json(const struct bench *b, FILE *out)
     fprintf(out,
             "{\"model\":%s,\"arch\":\"%s\",\"quant\":\"%s\",\"device\":\"%s\","
             "\"parameters\":%lld,\"weight_bytes\":%lld,\"kv_type\":\"%s\",\"repeat\":%d,"
-            "\"limits\":{\"read_gb_per_s\":%.2f,\"gflop_per_s\":%.1f,\"instruction\":\"%s\"},"
-            "\"results\":[",
+            "\"limits\":",
             name.data ? name.data : "null", info->arch, info->quant, info->device,
             (long long)info->n_parameters, (long long)info->weight_bytes, info->kv_type,
-            b->n_repeat, info->limit_read_bytes * 1e-9, info->limit_operations * 1e-9,
-            info->limit_instruction);
+            b->n_repeat);
+    if (info->limit_instruction)
+        fprintf(out, "{\"read_gb_per_s\":%.2f,\"gflop_per_s\":%.1f,\"instruction\":\"%s\"}",
+                info->limit_read_bytes * 1e-9, info->limit_operations * 1e-9,
+                info->limit_instruction);
+    else
+        fprintf(out, "null");
+    fprintf(out, ",\"results\":[");
     for (int i = 0; i < b->n_tests; i++) {
         const struct bench_test *t = &b->tests[i];
         fprintf(out,
@@ -390,17 +399,19 @@ static void write_json(const struct bench *b, FILE *out)
 static void write_rows(const struct bench *b, FILE *out)
 {
     const struct engine_info *info = engine_info(b->engine);
-    if (b->csv)
+    if (b->csv) {
         fprintf(out, "test,tokens_per_s,min,max\n");
-    else
-        fprintf(out,
-                "%s: %s, %.1f million parameters, %s, on %s, KV cache %s\n"
-                "this machine: %.1f GB/s read, %.0f GFLOP/s of %s\n\n"
-                "%-20s %12s %10s %10s %8s %9s %7s\n",
-                info->model_name, info->arch, (double)info->n_parameters * 1e-6, info->quant,
-                info->device, info->kv_type, info->limit_read_bytes * 1e-9,
-                info->limit_operations * 1e-9, info->limit_instruction, "test", "tokens/s", "min",
-                "max", "GB/s", "GFLOP/s", "limit");
+    } else {
+        fprintf(out, "%s: %s, %.1f million parameters, %s, on %s, KV cache %s\n", info->model_name,
+                info->arch, (double)info->n_parameters * 1e-6, info->quant, info->device,
+                info->kv_type);
+        if (info->limit_instruction)
+            fprintf(out, "this machine: %.1f GB/s read, %.0f GFLOP/s of %s\n",
+                    info->limit_read_bytes * 1e-9, info->limit_operations * 1e-9,
+                    info->limit_instruction);
+        fprintf(out, "\n%-20s %12s %10s %10s %8s %9s %7s\n", "test", "tokens/s", "min", "max",
+                "GB/s", "GFLOP/s", "limit");
+    }
     for (int i = 0; i < b->n_tests; i++) {
         const struct bench_test *t = &b->tests[i];
         double rate = median(b, t), least = t->rates[0], most = t->rates[b->n_repeat - 1];
@@ -413,7 +424,10 @@ static void write_rows(const struct bench *b, FILE *out)
             fprintf(out, " %8.1f", bytes_rate(b, t) * 1e-9);
         else
             fprintf(out, " %8s", "");
-        fprintf(out, " %9.0f %6.0f%%\n", operations_rate(b, t) * 1e-9, limit_share(b, t) * 100);
+        fprintf(out, " %9.0f", operations_rate(b, t) * 1e-9);
+        if (info->limit_instruction)
+            fprintf(out, " %6.0f%%", limit_share(b, t) * 100);
+        fprintf(out, "\n");
     }
 }
 

