@@ -197,7 +197,7 @@ $(BUILD)/tests/sim/sim: $(call objects,$(wildcard tests/sim/*.c)) $(TEST_LIBS)
 $(BUILD)/tests/fuzz/%: $(BUILD)/tests/fuzz/%_fuzz.o $(BUILD)/tests/fuzz/replay.o $(TEST_LIBS)
 	$(CXX) $(LDFLAGS_ALL) -o $@ $^ $(LIB_SERVER) $(LIB_ENGINE)
 
-# The same entries under libFuzzer: build/fuzz/NAME. Everything is compiled again by clang.
+# The same entries under libFuzzer: build/fuzz/fuzzer/NAME. Everything is compiled again by clang.
 FUZZ_FLAGS := -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all -O1 -g
 fuzz:
 	$(MAKE) BUILD=build/fuzz CC=clang CXX=clang++ SAN= HARDEN= KERNEL_OPTIMISE=-O1 \

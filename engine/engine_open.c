@@ -166,8 +166,11 @@ static int open_device(const struct engine_options *o, struct engine_parts *p, s
         if (p->kernels && !p->kernels->open(&options, &p->device, reason, sizeof reason))
             return 0;
         if (must)
-            return err_set(err, ERR_USAGE, "device %.40s: %s", o->device, reason);
-        log_event(LOG_INFO, "the model runs on the CPU: %s", reason);
+            return err_set(err, ERR_USAGE, "device %.40s: %s", o->device,
+                           reason[0] ? reason : "this build has no sirocco-cuda.so, neither beside "
+                                                "the program nor in ../lib/sirocco");
+        if (reason[0])
+            log_event(LOG_INFO, "the model runs on the CPU: %s", reason);
     }
     p->kernels = kernels_cpu();
     if (p->kernels->open(&options, &p->device, reason, sizeof reason))

@@ -256,7 +256,8 @@ const struct kernels *kernels_cpu(void);
 #define KERNELS_PLUGIN_SYMBOL "sirocco_plugin"
 typedef const struct kernels *kernels_plugin_fn(int version, size_t struct_bytes);
 /* Load the plugin at path; NULL: sirocco-cuda.so beside the program, then in ../lib/sirocco. It
- * stays loaded. NULL and one sentence in error when that fails. */
+ * stays loaded. NULL and one sentence in error when that fails, "" when path is NULL and there is
+ * no such file. */
 const struct kernels *kernels_plugin(const char *path, char *error, size_t error_bytes);
 
 #ifdef __cplusplus
