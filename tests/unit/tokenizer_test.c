@@ -310,6 +310,9 @@ TEST(decoding_leaves_out_what_is_no_token)
 
 TEST_SECONDS(time_is_linear_in_the_text, 120)
 {
+#ifdef __SANITIZE_THREAD__
+    SKIP("the thread sanitizer takes minutes over these megabytes, which one thread reads");
+#endif
     static const char *const units[] = {"a", " ", "ab", "\xE6\x97\xA5", "\xFF", "e e", "\n"};
     struct tokenizer *all[3] = {demo_json(), demo_spm(),
                                 rig_open_library(test_path("config/demo/tokenizer.model"))};
