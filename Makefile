@@ -114,7 +114,7 @@ CUDA_OBJ := $(patsubst %.cu,$(BUILD)/%.cu.o,$(CUDA_SRC)) \
             $(patsubst %.c,$(BUILD)/pic/%.o,kernels/quant.c kernels/quant_k.c kernels/quant_group.c)
 
 $(BUILD)/sirocco-cuda.so: $(CUDA_OBJ)
-	$(NVCC) -shared -cudart static -Xlinker -Bsymbolic,-z,defs -o $@ $^ -lcublas -lpthread -ldl \
+	$(NVCC) -shared -cudart static -Xlinker -Bsymbolic,-z,defs -o $@ $^ -lcublasLt -lpthread -ldl \
 	    -Xlinker -rpath,$(abspath $(dir $(NVCC))../lib64)
 
 $(BUILD)/kernels/cuda/%.cu.o: kernels/cuda/%.cu $(wildcard kernels/*.h kernels/cuda/*.cuh)
@@ -172,10 +172,11 @@ $(BUILD)/tests/bench/bench: $(BUILD)/tests/bench/bench_main.o $(BUILD)/server/cm
 $(BUILD)/tests/kernels/check: $(call objects,$(wildcard tests/kernels/*.c)) $(BUILD)/libkernels.a
 	$(CXX) $(LDFLAGS_ALL) -o $@ $^ -lm -lpthread -ldl
 
-EMU_OBJ := $(patsubst %.cu,$(BUILD)/emu/%.o,$(filter-out kernels/cuda/blas.cu,$(CUDA_SRC))) \
+EMU_OBJ := $(patsubst %.cu,$(BUILD)/emu/%.o,$(CUDA_SRC)) \
            $(patsubst %.cc,$(BUILD)/emu/%.o,$(wildcard tests/cuda_emu/*.cc)) \
            $(patsubst %.c,$(BUILD)/pic/%.o,kernels/quant.c kernels/quant_k.c kernels/quant_group.c)
-EMU_FLAGS = $(KERNEL_OPTIMISE) $(CXXFLAGS_ALL) -fPIC -fvisibility=hidden -DCUDA_EMU \
+EMU_FLAGS = $(KERNEL_OPTIMISE) $(CXXFLAGS_ALL) -fPIC -fvisibility=hidden \
+            -DCUDA_EMU -Itests/cuda_emu \
             -Wno-missing-field-initializers -Wno-unknown-pragmas -include tests/cuda_emu/cuda_emu.h
 
 $(EMU): $(EMU_OBJ)

@@ -172,9 +172,21 @@ void cuda_dequantize(struct device *d, const struct matrix *m, int64_t row0, int
 
 int cuda_blas_open(struct device *d);
 void cuda_blas_close(struct device *d);
-/* out[n][out_stride] (+)= in[n][cols] w[rows][cols]^T; w and in of the type F32, F16 or BF16 */
-int cuda_blas_run(struct device *d, enum quant_type type, const void *w, const void *in, float *out,
-                  int64_t rows, int64_t cols, int64_t n, int64_t out_stride, bool add);
+/* out[n][out_stride] (+)= in[n][cols] w[rows][cols]^T + bias. w and in are of the type, F32, F16 or
+ * BF16, or E4M3 (F8_128): then the product is times w_scales[rows] and in_scales[n]. batch > 1: as
+ * many matrices, the next w_step and out_step bytes on, of the same inputs. */
+struct cuda_gemm {
+    enum quant_type type;
+    int batch;
+    const void *w, *in;
+    const float *w_scales, *in_scales; /* NULL but for E4M3 */
+    float *out;
+    const float *bias; /* [rows] or NULL */
+    int64_t rows, cols, n, out_stride, w_step, out_step;
+    bool add;
+};
+/* 1: the library has no kernel for this, nothing was done. */
+int cuda_blas_run(struct device *d, const struct cuda_gemm *g);
 
 /* ---- the tensor core kernels (linear_*.cu, attention_flash.cu) */
 

@@ -105,11 +105,11 @@ static int64_t prepare(struct device *d, const struct linear_args *a, bool bf16,
 
 /* ---- the library */
 
-static __global__ void add_bias(float *out, const float *bias, int64_t n, int rows)
+static __global__ void add_bias(float *out, const float *bias, int rows, int64_t stride)
 {
-    int64_t at = (int64_t)blockIdx.x * PLAIN_THREADS + threadIdx.x;
-    if (at < n)
-        out[at] += bias[at % rows];
+    int row = (int)(blockIdx.y * PLAIN_THREADS + threadIdx.x);
+    if (row < rows)
+        out[(int64_t)blockIdx.x * stride + row] += bias[row];
 }
 
 static bool quantized(const struct matrix *w)
@@ -117,30 +117,88 @@ static bool quantized(const struct matrix *w)
     return w->type != QUANT_F32 && w->type != QUANT_F16 && w->type != QUANT_BF16;
 }
 
-static int run_library(struct device *d, const struct linear_args *a, const struct linear_job *job)
+/* May job i and the next be one product of two? Where each alone is too small to fill the GPU; the
+ * library wants steps forward from one to the other. */
+static bool together(const struct device *d, const struct linear_args *a, int i)
 {
+    enum { TILE = 128 * 128 };
+    const struct linear_job *x = &a->jobs[i], *y = x + 1;
+    if (i + 1 >= a->n_jobs || x->w->rows != y->w->rows || x->bias || y->bias || quantized(x->w))
+        return false;
+    const struct cuda_matrix *first = (const struct cuda_matrix *)x->w->packed;
+    const struct cuda_matrix *second = (const struct cuda_matrix *)y->w->packed;
+    return x->w->rows * a->n < (int64_t)TILE * d->n_sm && second->raw > first->raw &&
+           y->out > x->out;
+}
+
+/* 1: the library has no kernel for this. */
+static int multiply(struct device *d, struct cuda_gemm *g)
+{
+    const float *bias = g->bias;
+    int rc = cuda_blas_run(d, g);
+    if (rc != 1 || !bias)
+        return rc;
+    g->bias = NULL;
+    rc = cuda_blas_run(d, g);
+    int64_t blocks = (g->rows + PLAIN_THREADS - 1) / PLAIN_THREADS;
+    if (!rc)
+        CUDA_LAUNCH(add_bias, dim3((unsigned)g->n, (unsigned)blocks), dim3(PLAIN_THREADS), 0,
+                    d->stream, g->out, bias, (int)g->rows, g->out_stride);
+    return rc;
+}
+
+static int run_library(struct device *d, const struct linear_args *a, int i, int n_jobs)
+{
+    const struct linear_job *job = &a->jobs[i];
     const struct matrix *w = job->w;
     const struct cuda_matrix *c = (const struct cuda_matrix *)w->packed;
-    int rc = 0;
-    if (!quantized(w)) {
-        const void *in = w->type == QUANT_F32 ? (const void *)a->in : d->split_high;
-        rc = cuda_blas_run(d, w->type, c->raw, in, job->out, w->rows, w->cols, a->n, w->rows,
-                           a->add);
-    } else {
-        int64_t each = (int64_t)(d->dequantized_bytes / sizeof(uint16_t)) / w->cols / 8 * 8;
-        for (int64_t row = 0; !rc && row < w->rows; row += each) {
-            int64_t n = w->rows - row < each ? w->rows - row : each;
-            cuda_dequantize(d, w, row, n, d->dequantized);
-            rc = cuda_blas_run(d, QUANT_F16, d->dequantized, d->split_high, job->out + row, n,
-                               w->cols, a->n, w->rows, a->add);
-        }
+    struct cuda_gemm g = {};
+    g.type = w->type;
+    g.batch = n_jobs;
+    g.w = c->raw;
+    g.in = w->type == QUANT_F32 ? (const void *)a->in : d->split_high;
+    g.out = job->out;
+    g.bias = job->bias;
+    g.rows = g.out_stride = w->rows;
+    g.cols = w->cols;
+    g.n = a->n;
+    g.add = a->add;
+    if (n_jobs > 1) {
+        g.w_step = ((const struct cuda_matrix *)job[1].w->packed)->raw - c->raw;
+        g.out_step = (const char *)job[1].out - (const char *)job->out;
     }
-    if (rc || !job->bias)
-        return rc;
-    int64_t n = (int64_t)a->n * w->rows;
-    CUDA_LAUNCH(add_bias, dim3((unsigned)((n + PLAIN_THREADS - 1) / PLAIN_THREADS)),
-                dim3(PLAIN_THREADS), 0, d->stream, job->out, job->bias, n, (int)w->rows);
-    return 0;
+    if (!quantized(w))
+        return multiply(d, &g);
+    int64_t each = (int64_t)(d->dequantized_bytes / sizeof(uint16_t)) / w->cols / 8 * 8;
+    int rc = 0;
+    g.type = QUANT_F16;
+    g.w = d->dequantized;
+    for (int64_t row = 0; !rc && row < w->rows; row += each) {
+        g.rows = w->rows - row < each ? w->rows - row : each;
+        g.out = job->out + row;
+        g.bias = job->bias ? job->bias + row : NULL;
+        cuda_dequantize(d, w, row, g.rows, d->dequantized);
+        rc = multiply(d, &g);
+    }
+    return rc;
+}
+
+/* As many of the jobs from i on as go at once; what the library cannot do the plain kernel does. */
+static int run_many(struct device *d, const struct linear_args *a, int i,
+                    const struct cuda_experts *none, int *n_done)
+{
+    int rc = 1;
+    *n_done = together(d, a, i) ? 2 : 1;
+    if (*n_done == 2)
+        rc = run_library(d, a, i, 2);
+    for (int j = i; rc == 1 && j < i + *n_done; j++) {
+        int alone = run_library(d, a, j, 1);
+        if (alone < 0)
+            return -1;
+        if (alone)
+            run_plain(d, a, j, none);
+    }
+    return rc < 0 ? -1 : 0;
 }
 
 /* ---- the choice */
@@ -226,10 +284,10 @@ int cuda_linear(struct device *d, const struct linear_args *a)
             cuda_skinny_float(d, &some, padded, &none);
         else if (way == SKINNY)
             cuda_skinny_quant(d, &some, padded, &none);
-        for (int i = 0; way != SKINNY && i < some.n_jobs; i++) {
+        for (int i = 0, n_done = 1; way != SKINNY && i < some.n_jobs; i += n_done) {
             if (way == PLAIN)
                 run_plain(d, &some, i, &none);
-            else if (run_library(d, &some, &some.jobs[i]))
+            else if (run_many(d, &some, i, &none, &n_done))
                 return -1;
         }
     }

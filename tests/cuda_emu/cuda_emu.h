@@ -214,7 +214,7 @@ void emu_copy_async(void *to_shared, const void *from, int bytes);
 void emu_copy_commit();
 void emu_copy_wait(int groups_left);
 
-/* ---- the library's part: what blas.cu does with cuBLASLt ---- */
+/* ---- for cublas_emu.cc: work behind what is enqueued ---- */
 
 void emu_enqueue(const std::function<void()> &work);
 

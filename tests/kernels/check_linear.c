@@ -138,6 +138,33 @@ static void jobs(int level)
     }
 }
 
+/* Jobs that share format, input and, two of them, height, as Q, K and V do: in one call. */
+static void alike(int level, enum quant_type type, int n, bool bias)
+{
+    const int cols = 256;
+    struct matrix m[3];
+    float *w[3], *b[3] = {NULL, NULL, NULL};
+    struct linear_args a = {.n = n, .n_jobs = 3};
+    enum input input = level == CHECK_ROUNDS_BF16 && type == QUANT_BF16 ? BF16
+                       : level > 0 && level != CHECK_CUDA && quant_formats[type].block >= 32
+                           ? INT8
+                           : AS_IT_IS;
+
+    check_case("linear %s %s: three jobs alike, n %d%s", check_level_names[level],
+               quant_formats[type].name, n, bias ? " bias" : "");
+    float *x = check_normals((size_t)(n * cols));
+    a.in = x;
+    for (int j = 0; j < 3; j++) {
+        m[j] = check_matrix(type, j ? 96 : 200, cols, 0.1f, &w[j]);
+        b[j] = bias ? check_normals((size_t)m[j].rows) : NULL;
+        a.jobs[j] = (struct linear_job){&m[j], b[j], check_floats((size_t)(n * m[j].rows))};
+    }
+    check_expect(check_kernels(level)->linear(check_device(level, 2), &a) == 0, "runs");
+    for (int j = 0; j < 3; j++)
+        compare(&(struct shape){(int)m[j].rows, cols, n}, w[j], x, b[j], NULL, a.jobs[j].out, input,
+                level == CHECK_CUDA ? check_cuda_linear(type, n) : 0);
+}
+
 /* What is not finite in one input row makes that row's outputs not finite, and no others. */
 static void guard(int level, enum quant_type type, float bad)
 {
@@ -180,6 +207,10 @@ void check_linear(void)
             }
             guard(level, type, NAN);
             guard(level, type, INFINITY);
+        }
+        for (int i = 0; i < 8; i++) {
+            static const enum quant_type types[4] = {QUANT_BF16, QUANT_F16, QUANT_Q4_K, QUANT_F32};
+            alike(level, types[i / 2], i % 2 ? 150 : 5, i % 4 == 1);
         }
         jobs(level);
     }
