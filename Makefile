@@ -165,6 +165,8 @@ $(BUILD)/tests/golden/%_test: $(BUILD)/tests/golden/%_test.o $(BUILD)/tests/runn
 
 # `sirocco bench` alone, without the server's libraries
 $(BUILD)/tests/bench/bench: $(BUILD)/tests/bench/bench_main.o $(BUILD)/server/cmd_bench.o \
+                            $(BUILD)/server/bench.o $(BUILD)/server/bench_load.o \
+                            $(BUILD)/server/bench_report.o \
                             $(BUILD)/server/cmd.o $(BUILD)/config/demo.o \
                             $(BUILD)/config/demo_files.o $(BUILD)/libengine.a $(BUILD)/libkernels.a
 	$(CXX) $(LDFLAGS_ALL) -o $@ $^ $(LIB_ENGINE)

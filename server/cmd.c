@@ -97,6 +97,26 @@ int cmd_count(const char *command, const char *option, const char *text, long mi
     return 0;
 }
 
+int cmd_bytes(const char *command, const char *option, const char *text, int64_t *out,
+              struct err *err)
+{
+    static const char units[] = "kmgt";
+    char *end;
+    if (!text)
+        return 0;
+    errno = 0;
+    long long value = strtoll(text, &end, 10);
+    const char *unit = *end ? strchr(units, *end | 32) : NULL;
+    int shift = unit ? 10 * (int)(unit - units + 1) : 0;
+    if (end == text || errno || value < 1 || value > INT64_MAX >> shift ||
+        (*end && (!unit || end[1])))
+        return err_set(err, ERR_USAGE,
+                       "%s: %s needs bytes, also with k, m, g or t, not '%.40s'", command, option,
+                       text);
+    *out = (int64_t)value << shift;
+    return 0;
+}
+
 int cmd_read_file(const char *path, struct buf *out, struct err *err)
 {
     char block[1 << 13];

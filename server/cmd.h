@@ -28,9 +28,11 @@ int cmd_tokenize(int argc, char **argv, FILE *in, FILE *out, struct err *err);
  * tokens per second of prompts of N tokens (-p), of generating N tokens (-n; behind a prompt of -d
  * tokens), of N sequences at once, each a prompt of --seq-prompt (128) and --seq-generate (64)
  * tokens (-s: generated tokens over all sequences, prompts' time included); median, least and most
- * of -r runs (3). Also --device, --cuda-plugin, --threads, --cpu-isa, --kv-cache-type, --quant,
- * --max-batch-tokens. Without any test: -p 512 -n 128. ERR_USAGE, and what engine_open and a
- * request may fail with. */
+ * of -r runs (3). --serve-load: --requests (64) of --shape P/G,.. tokens through the scheduler,
+ * --concurrency N,.. at a time (0: all) or --rate R,.. a second (bench.h). Also --device,
+ * --cuda-plugin, --threads, --cpu-isa, --kv-cache-type, --kv-cache-bytes, --quant,
+ * --max-batch-tokens, --max-seqs. Without any test: -p 512 -n 128. ERR_USAGE, and what engine_open
+ * and a request may fail with. */
 int cmd_bench(int argc, char **argv, FILE *in, FILE *out, struct err *err);
 
 /* `sirocco inspect [MODEL] [--json] [--memory 24g] [--max-model-len N] [--kv-cache-type T]
@@ -71,6 +73,10 @@ int cmd_options(int argc, char **argv, const struct cmd_option *options, int n, 
 /* The number from min to max that an option's text is; text NULL: *out stays. ERR_USAGE. */
 int cmd_count(const char *command, const char *option, const char *text, long min, long max,
               int *out, struct err *err);
+
+/* Bytes, at least 1, also with k, m, g or t (of 1024): "24g". text NULL: *out stays. ERR_USAGE. */
+int cmd_bytes(const char *command, const char *option, const char *text, int64_t *out,
+              struct err *err);
 
 /* From now on SIGINT, SIGTERM and SIGHUP make cmd_interrupted true, the second of a kind kills. */
 void cmd_catch_interrupt(void);

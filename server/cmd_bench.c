@@ -1,26 +1,26 @@
 /* cmd_bench: `sirocco bench`: how fast this machine runs a model, without the server around it.
  *
  * Prompts are random token ids, decoding is greedy, the prefix cache is off, nothing ends early:
- * the work of a test is what its name says. A test runs once unmeasured, then `repeat` times. One
- * thread; the engine's wake writes an eventfd that this thread sleeps on. */
+ * the work of a test is what its name says. A test runs once unmeasured (of a load, a few requests
+ * and tokens), then `repeat` times. One thread; the engine's wake writes an eventfd that this
+ * thread sleeps on. */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "config/demo.h"
-#include "engine/engine.h"
+#include "server/bench.h"
 #include "server/cmd.h"
 
 enum {
-    TESTS_MAX = 32,
-    REPEAT_MAX = 100,
-    TOKENS_MAX = 1 << 20,
-    SEQS_MAX = 1024,
-    FIRST_PROMPT = 8, /* tokens before a generation test */
+    FIRST_PROMPT = 8,  /* tokens before a generation test */
+    WARM_REQUESTS = 8, /* of the unmeasured part of a load */
+    WARM_TOKENS = 8,
+    LOAD_REQUESTS = 64,
 };
+#define LOAD_SHAPE "128/128"
 
 const char cmd_bench_usage[] =
     "usage: sirocco bench [options]\n\n"
@@ -33,53 +33,48 @@ const char cmd_bench_usage[] =
     "  -s N,..                 N sequences at once: generated tokens over all of them\n"
     "  --seq-prompt N          ... each with a prompt of N tokens (128)\n"
     "  --seq-generate N        ... and N generated tokens (64)\n"
-    "  -r N                    runs per test (3)\n"
+    "  -r N                    runs per test (3; of loads 1)\n\n"
+    "  --serve-load            requests through the scheduler, as a server gets them: tokens per\n"
+    "                          second, time to first token, time between tokens, stalls\n"
+    "  --requests N            how many (64)\n"
+    "  --shape P/G,..          P prompt tokens and G generated ones each (128/128)\n"
+    "  --concurrency N,..      so many at a time; 0: all at once (0)\n"
+    "  --rate R,..             instead: arrivals per second, at random (a Poisson process)\n"
+    "  --seed N                of prompts and arrivals (1)\n"
+    "  --verify N              run N of them alone, too: the same tokens, or an error (0)\n\n"
+    "  --device DEVICE         cpu, cuda, cuda:N, auto (auto)\n"
+    "  --cuda-plugin FILE      the CUDA backend (sirocco-cuda.so beside the program)\n"
     "  --threads N             0: one per core (0)\n"
     "  --cpu-isa NAME          auto, base, avx2, avx512, avx512-bf16 (auto)\n"
     "  --kv-cache-type TYPE    f32, f16, bf16 (f16)\n"
+    "  --kv-cache-bytes SIZE   as in 512m (what the tests need, if that is there)\n"
     "  --quant TYPE            quantize a model of floats while loading (sirocco quantize)\n"
     "  --max-batch-tokens N    tokens per step at most (512)\n"
+    "  --max-seqs N            sequences that run at a time (what the tests need, at most 1024)\n"
     "  --json, --csv           instead of a table\n\n"
-    "Without -p, -n and -s: -p 512 -n 128.\n";
+    "Without -p, -n, -s and --serve-load: -p 512 -n 128.\n";
 
-struct bench_test {
-    char name[64];
-    int n_seqs, prompt, generate;
-    enum { BENCH_PROMPT, BENCH_GENERATE, BENCH_MANY } kind;
-    double rates[REPEAT_MAX]; /* tokens per second, sorted when the test is done */
-};
-
-struct bench {
+struct bench_options {
     const char *model, *prompts, *generates, *seqs, *depth, *seq_prompt, *seq_generate, *repeat,
-        *threads, *isa, *kv_type, *batch_tokens, *quant, *device, *plugin;
-    bool json, csv;
-    struct bench_test tests[TESTS_MAX];
-    int n_tests, n_repeat;
-    int wake;
+        *threads, *isa, *kv_type, *kv_bytes, *batch_tokens, *max_seqs, *quant, *device, *plugin,
+        *requests, *shapes, *concurrencies, *rates, *seed, *verify;
+    bool serve_load, json, csv;
+    int n_repeat, n_verify; /* n_repeat 0: not given */
     struct source *source;
     struct source_file *files;
-    struct engine *engine;
-    uint64_t random;
 };
-
-static double now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
-}
 
 /* ---- options */
 
-static int read_number(const char *option, const char *text, long max, const char **end, int *out,
-                       struct err *err)
+static int read_number(const char *option, const char *text, long min, long max, const char **end,
+                       int *out, struct err *err)
 {
     char *stop;
     errno = 0;
     long value = strtol(text, &stop, 10);
-    if (stop == text || errno || value < 1 || value > max)
-        return err_set(err, ERR_USAGE, "bench: %s needs numbers from 1 to %ld, not '%.40s'", option,
-                       max, text);
+    if (stop == text || errno || value < min || value > max)
+        return err_set(err, ERR_USAGE, "bench: %s needs numbers from %ld to %ld, not '%.40s'",
+                       option, min, max, text);
     *out = (int)value;
     *end = stop;
     return 0;
@@ -92,24 +87,37 @@ static int read_one(const char *option, const char *text, long max, int standard
     int rc = 0;
     *out = standard;
     if (text)
-        rc = read_number(option, text, max, &end, out, err);
+        rc = read_number(option, text, 1, max, &end, out, err);
     return !rc && *end ? err_set(err, ERR_USAGE, "bench: %s needs one number", option) : rc;
+}
+
+/* After an item of a list: past the comma, or at the end. */
+static int next_item(const char *option, const char **list, struct err *err)
+{
+    if (**list && *(*list)++ != ',')
+        return err_set(err, ERR_USAGE, "bench: %s needs numbers with commas between", option);
+    return 0;
+}
+
+static int add_test(struct bench *b, struct bench_test **out, struct err *err)
+{
+    if (b->n_tests == BENCH_TESTS_MAX)
+        return err_set(err, ERR_USAGE, "bench: at most %d tests", BENCH_TESTS_MAX);
+    *out = &b->tests[b->n_tests++];
+    **out = (struct bench_test){.n_seqs = 1};
+    return 0;
 }
 
 /* Add a test per number of the list. */
 static int add_tests(struct bench *b, const char *option, const char *list, long max, int kind,
                      int depth, const int many[2], struct err *err)
 {
-    for (int value; list && *list;) {
-        int rc = read_number(option, list, max, &list, &value, err);
-        if (rc)
+    struct bench_test *t = NULL;
+    for (int value, rc; list && *list;) {
+        if ((rc = read_number(option, list, 1, max, &list, &value, err)) != 0 ||
+            (rc = next_item(option, &list, err)) != 0 || (rc = add_test(b, &t, err)) != 0)
             return rc;
-        if (*list && *list++ != ',')
-            return err_set(err, ERR_USAGE, "bench: %s needs numbers with commas between", option);
-        if (b->n_tests == TESTS_MAX)
-            return err_set(err, ERR_USAGE, "bench: at most %d tests", TESTS_MAX);
-        struct bench_test *t = &b->tests[b->n_tests++];
-        *t = (struct bench_test){.n_seqs = 1, .kind = kind};
+        t->kind = kind;
         if (kind == BENCH_PROMPT) {
             t->prompt = value;
             t->generate = 1;
@@ -128,37 +136,125 @@ static int add_tests(struct bench *b, const char *option, const char *list, long
     return 0;
 }
 
-static int read_options(struct bench *b, int argc, char **argv, struct err *err)
+/* A load of one shape: a test for each concurrency, or for each rate. */
+static int add_loads(struct bench *b, const struct bench_options *o, struct bench_load load,
+                     struct err *err)
+{
+    const char *list = o->rates ? o->rates : o->concurrencies ? o->concurrencies : "0";
+    struct bench_test *t = NULL;
+    int rc;
+    do {
+        char *end;
+        if (!o->rates) {
+            rc = read_number("--concurrency", list, 0, BENCH_REQUESTS_MAX, &list,
+                             &load.concurrency, err);
+        } else {
+            load.rate = strtod(list, &end);
+            rc = end > list && load.rate >= 1e-3 && load.rate <= 1e6
+                     ? 0
+                     : err_set(err, ERR_USAGE,
+                               "bench: --rate needs numbers from 0.001 to 1000000, not '%.40s'",
+                               list);
+            list = end;
+        }
+        if (rc || (rc = next_item(o->rates ? "--rate" : "--concurrency", &list, err)) != 0 ||
+            (rc = add_test(b, &t, err)) != 0)
+            return rc;
+        t->kind = BENCH_LOAD;
+        t->load = load;
+        t->prompt = load.prompt;
+        t->generate = load.generate;
+        t->n_seqs = load.concurrency && load.concurrency < load.n_requests ? load.concurrency
+                                                                           : load.n_requests;
+        int n = snprintf(t->name, sizeof t->name, "load%d_pp%d_tg%d", load.n_requests, load.prompt,
+                         load.generate);
+        if (load.rate > 0)
+            snprintf(t->name + n, sizeof t->name - (size_t)n, "_r%g", load.rate);
+        else if (load.concurrency)
+            snprintf(t->name + n, sizeof t->name - (size_t)n, "_c%d", load.concurrency);
+    } while (*list);
+    return 0;
+}
+
+static int add_load_tests(struct bench *b, const struct bench_options *o, struct err *err)
+{
+    struct bench_load load = {.seed = 1};
+    int seed = 1;
+    int rc = read_one("--requests", o->requests, BENCH_REQUESTS_MAX, LOAD_REQUESTS,
+                      &load.n_requests, err);
+    if (!rc)
+        rc = cmd_count("bench", "--seed", o->seed, 0, INT32_MAX, &seed, err);
+    load.seed = (uint64_t)seed;
+    const char *list = o->shapes ? o->shapes : LOAD_SHAPE;
+    do {
+        if (!rc)
+            rc = read_number("--shape", list, 1, BENCH_TOKENS_MAX, &list, &load.prompt, err);
+        if (!rc && *list++ != '/')
+            rc = err_set(err, ERR_USAGE, "bench: --shape needs P/G, as in 128/64");
+        if (!rc)
+            rc = read_number("--shape", list, 1, BENCH_TOKENS_MAX, &list, &load.generate, err);
+        if (!rc)
+            rc = next_item("--shape", &list, err);
+        if (!rc)
+            rc = add_loads(b, o, load, err);
+    } while (!rc && *list);
+    return rc;
+}
+
+static int check_load_options(const struct bench_options *o, struct err *err)
+{
+    if (!o->serve_load && (o->requests || o->shapes || o->concurrencies || o->rates || o->seed ||
+                           o->verify))
+        return err_set(err, ERR_USAGE, "bench: --requests, --shape, --concurrency, --rate, --seed "
+                                       "and --verify go with --serve-load");
+    if (o->rates && o->concurrencies)
+        return err_set(err, ERR_USAGE, "bench: --rate or --concurrency, not both");
+    return 0;
+}
+
+static int read_options(struct bench *b, struct bench_options *o, int argc, char **argv,
+                        struct err *err)
 {
     const struct cmd_option options[] = {
-        {"--model", &b->model, NULL},          {"-p", &b->prompts, NULL},
-        {"-n", &b->generates, NULL},           {"-s", &b->seqs, NULL},
-        {"-d", &b->depth, NULL},               {"--seq-prompt", &b->seq_prompt, NULL},
-        {"--seq-generate", &b->seq_generate, NULL}, {"-r", &b->repeat, NULL},
-        {"--threads", &b->threads, NULL},      {"--cpu-isa", &b->isa, NULL},
-        {"--kv-cache-type", &b->kv_type, NULL}, {"--max-batch-tokens", &b->batch_tokens, NULL},
-        {"--quant", &b->quant, NULL},          {"--device", &b->device, NULL},
-        {"--cuda-plugin", &b->plugin, NULL},
-        {"--json", NULL, &b->json},            {"--csv", NULL, &b->csv}};
+        {"--model", &o->model, NULL},          {"-p", &o->prompts, NULL},
+        {"-n", &o->generates, NULL},           {"-s", &o->seqs, NULL},
+        {"-d", &o->depth, NULL},               {"--seq-prompt", &o->seq_prompt, NULL},
+        {"--seq-generate", &o->seq_generate, NULL}, {"-r", &o->repeat, NULL},
+        {"--threads", &o->threads, NULL},      {"--cpu-isa", &o->isa, NULL},
+        {"--kv-cache-type", &o->kv_type, NULL}, {"--kv-cache-bytes", &o->kv_bytes, NULL},
+        {"--max-batch-tokens", &o->batch_tokens, NULL}, {"--max-seqs", &o->max_seqs, NULL},
+        {"--quant", &o->quant, NULL},          {"--device", &o->device, NULL},
+        {"--cuda-plugin", &o->plugin, NULL},   {"--serve-load", NULL, &o->serve_load},
+        {"--requests", &o->requests, NULL},    {"--shape", &o->shapes, NULL},
+        {"--concurrency", &o->concurrencies, NULL}, {"--rate", &o->rates, NULL},
+        {"--seed", &o->seed, NULL},            {"--verify", &o->verify, NULL},
+        {"--json", NULL, &o->json},            {"--csv", NULL, &o->csv}};
     int many[2], depth = 0;
     int rc = cmd_options(argc, argv, options, sizeof options / sizeof *options, err);
     if (!rc)
-        rc = read_one("-r", b->repeat, REPEAT_MAX, 3, &b->n_repeat, err);
+        rc = check_load_options(o, err);
     if (!rc)
-        rc = read_one("--seq-prompt", b->seq_prompt, TOKENS_MAX, 128, &many[0], err);
+        rc = read_one("-r", o->repeat, BENCH_REPEAT_MAX, 0, &o->n_repeat, err);
     if (!rc)
-        rc = read_one("--seq-generate", b->seq_generate, TOKENS_MAX, 64, &many[1], err);
+        rc = read_one("--seq-prompt", o->seq_prompt, BENCH_TOKENS_MAX, 128, &many[0], err);
     if (!rc)
-        rc = read_one("-d", b->depth, TOKENS_MAX, 0, &depth, err);
-    if (!rc && !b->prompts && !b->generates && !b->seqs) {
-        b->prompts = "512";
-        b->generates = "128";
+        rc = read_one("--seq-generate", o->seq_generate, BENCH_TOKENS_MAX, 64, &many[1], err);
+    if (!rc)
+        rc = read_one("-d", o->depth, BENCH_TOKENS_MAX, 0, &depth, err);
+    if (!rc)
+        rc = cmd_count("bench", "--verify", o->verify, 0, BENCH_REQUESTS_MAX, &o->n_verify, err);
+    if (!rc && !o->prompts && !o->generates && !o->seqs && !o->serve_load) {
+        o->prompts = "512";
+        o->generates = "128";
     }
     if (!rc)
-        rc = add_tests(b, "-p", b->prompts, TOKENS_MAX, BENCH_PROMPT, 0, many, err);
+        rc = add_tests(b, "-p", o->prompts, BENCH_TOKENS_MAX, BENCH_PROMPT, 0, many, err);
     if (!rc)
-        rc = add_tests(b, "-n", b->generates, TOKENS_MAX - 1, BENCH_GENERATE, depth, many, err);
-    return rc ? rc : add_tests(b, "-s", b->seqs, SEQS_MAX, BENCH_MANY, 0, many, err);
+        rc = add_tests(b, "-n", o->generates, BENCH_TOKENS_MAX - 1, BENCH_GENERATE, depth, many,
+                       err);
+    if (!rc)
+        rc = add_tests(b, "-s", o->seqs, BENCH_SEQS_MAX, BENCH_MANY, 0, many, err);
+    return rc || !o->serve_load ? rc : add_load_tests(b, o, err);
 }
 
 /* ---- the engine */
@@ -170,82 +266,67 @@ static void on_wake(void *user)
     (void)n;
 }
 
-static int open_source(struct bench *b, struct err *err)
+static int open_source(struct bench_options *o, struct err *err)
 {
-    if (b->model)
-        return source_open(b->model, &b->source, err);
-    b->files = calloc(demo_n_files, sizeof *b->files);
-    if (!b->files)
+    if (o->model)
+        return source_open(o->model, &o->source, err);
+    o->files = calloc(demo_n_files, sizeof *o->files);
+    if (!o->files)
         return err_set(err, ERR_NOMEM, "out of memory");
     for (size_t i = 0; i < demo_n_files; i++)
-        b->files[i] =
+        o->files[i] =
             (struct source_file){demo_files[i].name, demo_files[i].data, demo_files[i].size};
-    return source_open_memory("sirocco-demo", b->files, demo_n_files, &b->source, err);
+    return source_open_memory("sirocco-demo", o->files, demo_n_files, &o->source, err);
 }
 
-static int open_engine(struct bench *b, struct err *err)
+static int open_engine(struct bench *b, const struct bench_options *asked, struct err *err)
 {
-    int threads = 0, batch = 512, n_seqs = 1, longest = 0;
-    int rc = read_one("--threads", b->threads, 1024, 0, &threads, err);
-    if (!rc)
-        rc = read_one("--max-batch-tokens", b->batch_tokens, 65536, 512, &batch, err);
-    if (rc)
-        return rc;
-    for (int i = 0; i < b->n_tests; i++) {
-        int tokens = b->tests[i].prompt + b->tests[i].generate;
-        longest = tokens > longest ? tokens : longest;
-        n_seqs = b->tests[i].n_seqs > n_seqs ? b->tests[i].n_seqs : n_seqs;
-    }
-    struct engine_options o = {.source = b->source,
-                               .device = b->device ? b->device : "auto",
-                               .cuda_plugin = b->plugin,
+    int longest = 0;
+    struct engine_options o = {.source = asked->source,
+                               .device = asked->device ? asked->device : "auto",
+                               .cuda_plugin = asked->plugin,
                                .gpu_memory_fraction = 0.92,
-                               .cpu_isa = b->isa ? b->isa : "auto",
-                               .threads = threads,
-                               .max_seqs = n_seqs,
-                               .max_batch_tokens = batch,
-                               .max_model_len = longest + 1,
+                               .cpu_isa = asked->isa ? asked->isa : "auto",
+                               .max_seqs = 1,
+                               .max_batch_tokens = 512,
                                .block_size = 16,
                                .kv_cache_fraction = 0.9,
-                               .kv_cache_type = b->kv_type ? b->kv_type : "f16",
-                               .quant = b->quant,
+                               .kv_cache_type = asked->kv_type ? asked->kv_type : "f16",
+                               .quant = asked->quant,
                                .measure_limits = true,
-                               .max_queue = SEQS_MAX,
+                               .max_queue = BENCH_REQUESTS_MAX,
                                .pause_ms_max = 60000,
                                .wake = on_wake,
                                .user = b};
+    for (int i = 0; i < b->n_tests; i++) {
+        int tokens = b->tests[i].prompt + b->tests[i].generate;
+        longest = tokens > longest ? tokens : longest;
+        o.max_seqs = b->tests[i].n_seqs > o.max_seqs ? b->tests[i].n_seqs : o.max_seqs;
+    }
+    o.max_seqs = o.max_seqs < BENCH_SEQS_MAX ? o.max_seqs : BENCH_SEQS_MAX;
+    o.max_model_len = longest + 1;
+    int rc = read_one("--threads", asked->threads, 1024, 0, &o.threads, err);
+    if (!rc)
+        rc = read_one("--max-batch-tokens", asked->batch_tokens, 65536, 512, &o.max_batch_tokens,
+                      err);
+    if (!rc)
+        rc = cmd_count("bench", "--max-seqs", asked->max_seqs, 1, 4096, &o.max_seqs, err);
+    if (!rc)
+        rc = cmd_bytes("bench", "--kv-cache-bytes", asked->kv_bytes, &o.kv_cache_bytes, err);
+    if (rc)
+        return rc;
     b->wake = eventfd(0, EFD_CLOEXEC);
     return b->wake < 0 ? err_set(err, ERR_IO, "eventfd: %s", strerror(errno))
                        : engine_open(&o, &b->engine, err);
 }
 
-/* ---- a run */
+/* ---- a run of one batch */
 
 struct bench_run {
     double start, end;
     int n_tokens;
     struct engine_usage usage; /* of the last to end: the engine's own clock, not our waking */
 };
-
-static int submit_one(struct bench *b, const struct bench_test *t, int32_t *prompt, struct err *err)
-{
-    const struct engine_info *info = engine_info(b->engine);
-    struct engine_request r = {.tokens = prompt,
-                               .n_tokens = t->prompt,
-                               .max_tokens = t->generate,
-                               .ignore_eos = true,
-                               .prompt_logprobs = -1};
-    struct channel *c;
-    sample_params_init(&r.params);
-    r.params.temperature = 0;
-    for (int i = 0; i < t->prompt; i++) { /* xorshift (Marsaglia 2003) */
-        b->random ^= b->random << 13;
-        b->random ^= b->random >> 7;
-        b->random ^= b->random << 17;
-        prompt[i] = (int32_t)(b->random % (uint64_t)info->vocab_size);
-    }
-    return engine_submit(b->engine, &r, NULL, &c, err);
-}
 
 /* Take every event until n channels have ended; the first failure is the result. */
 static int drain(struct bench *b, int n, struct bench_run *run, struct err *err)
@@ -273,7 +354,7 @@ static int drain(struct bench *b, int n, struct bench_run *run, struct err *err)
             }
         }
     }
-    run->end = now();
+    run->end = bench_now();
     return rc;
 }
 
@@ -283,9 +364,12 @@ static int run_once(struct bench *b, const struct bench_test *t, double *rate, s
     struct err drained;
     int32_t *prompt = malloc((size_t)t->prompt * sizeof *prompt);
     int rc = prompt ? 0 : err_set(err, ERR_NOMEM, "out of memory"), n = 0;
-    run.start = now();
+    run.start = bench_now();
     while (!rc && n < t->n_seqs) {
-        rc = submit_one(b, t, prompt, err);
+        struct channel *c;
+        bench_prompt(b->engine, &b->random, prompt, t->prompt);
+        struct engine_request r = bench_request(prompt, t->prompt, t->generate);
+        rc = engine_submit(b->engine, &r, NULL, &c, err);
         n += rc == 0;
     }
     free(prompt);
@@ -304,156 +388,87 @@ static int run_once(struct bench *b, const struct bench_test *t, double *rate, s
 static int compare_rates(const void *a, const void *b)
 {
     double x = *(const double *)a, y = *(const double *)b;
-    return x < y ? -1 : x > y;
+    return (x > y) - (x < y);
 }
 
-static int run_test(struct bench *b, struct bench_test *t, FILE *progress, struct err *err)
+static int run_test(struct bench *b, struct bench_test *t, int n_repeat, struct err *err)
 {
     double unmeasured;
     int rc = run_once(b, t, &unmeasured, err);
-    for (int i = 0; i < b->n_repeat && !rc; i++) {
-        if (progress)
-            fprintf(progress, "\r\033[K%s %d/%d", t->name, i + 1, b->n_repeat);
-        rc = run_once(b, t, &t->rates[i], err);
+    for (t->n_rates = 0; t->n_rates < n_repeat && !rc; t->n_rates++) {
+        cmd_progress(t->name, (double)t->n_rates / n_repeat);
+        rc = run_once(b, t, &t->rates[t->n_rates], err);
     }
-    if (progress)
-        fprintf(progress, "\r\033[K");
-    qsort(t->rates, (size_t)b->n_repeat, sizeof t->rates[0], compare_rates);
+    cmd_progress(NULL, 0);
+    qsort(t->rates, (size_t)t->n_rates, sizeof t->rates[0], compare_rates);
     return rc;
 }
 
-/* ---- results */
+/* ---- a load */
 
-static double median(const struct bench *b, const struct bench_test *t)
+static int compare_results(const void *a, const void *b)
 {
-    int half = b->n_repeat / 2;
-    return b->n_repeat % 2 ? t->rates[half] : (t->rates[half - 1] + t->rates[half]) / 2;
+    return compare_rates(&((const struct bench_load_result *)a)->output_rate,
+                         &((const struct bench_load_result *)b)->output_rate);
 }
 
-/* Weights read per second where every token reads them once; else 0. */
-static double bytes_rate(const struct bench *b, const struct bench_test *t)
+static int run_load(struct bench *b, struct bench_test *t, int n_repeat, int n_verify,
+                    struct err *err)
 {
-    const struct engine_info *info = engine_info(b->engine);
-    if (t->kind != BENCH_GENERATE)
-        return 0;
-    return median(b, t) * (info->layers_bytes + info->head_bytes);
-}
-
-/* Operations of matrix products per second. A prompt's only logits are those of its last token; in
- * a test of many sequences each generated token stands for its share of the prompt. */
-static double operations_rate(const struct bench *b, const struct bench_test *t)
-{
-    const struct engine_info *info = engine_info(b->engine);
-    double layers = 1, head = 1;
-    if (t->kind == BENCH_PROMPT)
-        head = 1.0 / t->prompt;
-    else if (t->kind == BENCH_MANY)
-        layers = 1 + (t->prompt - 1.0) / t->generate;
-    return median(b, t) * (layers * info->layers_operations + head * info->head_operations);
-}
-
-/* Share of what the machine reaches: of memory's speed for generation, else of the multiply-adds;
- * 0: the device does not measure itself. */
-static double limit_share(const struct bench *b, const struct bench_test *t)
-{
-    const struct engine_info *info = engine_info(b->engine);
-    if (!info->limit_instruction)
-        return 0;
-    if (t->kind == BENCH_GENERATE)
-        return bytes_rate(b, t) / info->limit_read_bytes;
-    return operations_rate(b, t) / info->limit_operations;
-}
-
-static void write_json(const struct bench *b, FILE *out)
-{
-    const struct engine_info *info = engine_info(b->engine);
-    struct buf name;
-    buf_init(&name, 0);
-    buf_json_string(&name, info->model_name, strlen(info->model_name));
-    fprintf(out,
-            "{\"model\":%s,\"arch\":\"%s\",\"quant\":\"%s\",\"device\":\"%s\","
-            "\"parameters\":%lld,\"weight_bytes\":%lld,\"kv_type\":\"%s\",\"repeat\":%d,"
-            "\"limits\":",
-            name.data ? name.data : "null", info->arch, info->quant, info->device,
-            (long long)info->n_parameters, (long long)info->weight_bytes, info->kv_type,
-            b->n_repeat);
-    if (info->limit_instruction)
-        fprintf(out, "{\"read_gb_per_s\":%.2f,\"gflop_per_s\":%.1f,\"instruction\":\"%s\"}",
-                info->limit_read_bytes * 1e-9, info->limit_operations * 1e-9,
-                info->limit_instruction);
-    else
-        fprintf(out, "null");
-    fprintf(out, ",\"results\":[");
-    for (int i = 0; i < b->n_tests; i++) {
-        const struct bench_test *t = &b->tests[i];
-        fprintf(out,
-                "%s{\"test\":\"%s\",\"tokens_per_s\":%.3f,\"min\":%.3f,\"max\":%.3f,"
-                "\"gb_per_s\":%.2f,\"gflop_per_s\":%.1f,\"limit_share\":%.4f}",
-                i ? "," : "", t->name, median(b, t), t->rates[0], t->rates[b->n_repeat - 1],
-                bytes_rate(b, t) * 1e-9, operations_rate(b, t) * 1e-9, limit_share(b, t));
+    struct bench_load warm = t->load;
+    struct bench_load_result *results = calloc((size_t)n_repeat, sizeof *results), ignored;
+    size_t n = (size_t)t->load.n_requests * (size_t)t->load.generate;
+    int32_t *tokens = n_verify ? malloc(n * sizeof *tokens) : NULL;
+    int rc = results && (tokens || !n_verify) ? 0 : err_set(err, ERR_NOMEM, "out of memory");
+    warm.rate = 0;
+    warm.n_requests = warm.n_requests < WARM_REQUESTS ? warm.n_requests : WARM_REQUESTS;
+    warm.generate = warm.generate < WARM_TOKENS ? warm.generate : WARM_TOKENS;
+    if (!rc)
+        rc = bench_load_run(b, &warm, NULL, NULL, &ignored, err);
+    for (t->n_rates = 0; t->n_rates < n_repeat && !rc; t->n_rates++)
+        rc = bench_load_run(b, &t->load, t->name, tokens, &results[t->n_rates], err);
+    if (!rc && n_verify) {
+        int all = t->load.n_requests;
+        rc = bench_load_verify(b, &t->load, n_verify < all ? n_verify : all, tokens, err);
     }
-    fprintf(out, "]}\n");
-    buf_free(&name);
+    if (!rc) {
+        qsort(results, (size_t)n_repeat, sizeof *results, compare_results);
+        for (int i = 0; i < n_repeat; i++)
+            t->rates[i] = results[i].output_rate;
+        t->loaded = results[n_repeat / 2];
+    }
+    free(tokens);
+    free(results);
+    return rc;
 }
 
-static void write_rows(const struct bench *b, FILE *out)
-{
-    const struct engine_info *info = engine_info(b->engine);
-    if (b->csv) {
-        fprintf(out, "test,tokens_per_s,min,max\n");
-    } else {
-        fprintf(out, "%s: %s, %.1f million parameters, %s, on %s, KV cache %s\n", info->model_name,
-                info->arch, (double)info->n_parameters * 1e-6, info->quant, info->device,
-                info->kv_type);
-        if (info->limit_instruction)
-            fprintf(out, "this machine: %.1f GB/s read, %.0f GFLOP/s of %s\n",
-                    info->limit_read_bytes * 1e-9, info->limit_operations * 1e-9,
-                    info->limit_instruction);
-        fprintf(out, "\n%-20s %12s %10s %10s %8s %9s %7s\n", "test", "tokens/s", "min", "max",
-                "GB/s", "GFLOP/s", "limit");
-    }
-    for (int i = 0; i < b->n_tests; i++) {
-        const struct bench_test *t = &b->tests[i];
-        double rate = median(b, t), least = t->rates[0], most = t->rates[b->n_repeat - 1];
-        if (b->csv) {
-            fprintf(out, "%s,%.3f,%.3f,%.3f\n", t->name, rate, least, most);
-            continue;
-        }
-        fprintf(out, "%-20s %12.2f %10.2f %10.2f", t->name, rate, least, most);
-        if (t->kind == BENCH_GENERATE)
-            fprintf(out, " %8.1f", bytes_rate(b, t) * 1e-9);
-        else
-            fprintf(out, " %8s", "");
-        fprintf(out, " %9.0f", operations_rate(b, t) * 1e-9);
-        if (info->limit_instruction)
-            fprintf(out, " %6.0f%%", limit_share(b, t) * 100);
-        fprintf(out, "\n");
-    }
-}
+/* ---- the command */
 
 int cmd_bench(int argc, char **argv, FILE *in, FILE *out, struct err *err)
 {
     struct bench *b = calloc(1, sizeof *b);
+    struct bench_options o = {0};
     (void)in;
     if (!b)
         return err_set(err, ERR_NOMEM, "out of memory");
     b->wake = -1;
     b->random = 0x9e3779b97f4a7c15u;
-    FILE *progress = isatty(STDERR_FILENO) ? stderr : NULL;
-    int rc = read_options(b, argc, argv, err);
+    int rc = read_options(b, &o, argc, argv, err);
     if (!rc)
-        rc = open_source(b, err);
+        rc = open_source(&o, err);
     if (!rc)
-        rc = open_engine(b, err);
-    for (int i = 0; i < b->n_tests && !rc; i++)
-        rc = run_test(b, &b->tests[i], progress, err);
-    if (!rc && b->json)
-        write_json(b, out);
-    else if (!rc)
-        write_rows(b, out);
+        rc = open_engine(b, &o, err);
+    for (int i = 0; i < b->n_tests && !rc; i++) {
+        bool load = b->tests[i].kind == BENCH_LOAD;
+        int n_repeat = o.n_repeat ? o.n_repeat : load ? 1 : 3;
+        rc = load ? run_load(b, &b->tests[i], n_repeat, o.n_verify, err)
+                  : run_test(b, &b->tests[i], n_repeat, err);
+    }
+    if (!rc)
+        (o.json ? bench_report_json : o.csv ? bench_report_csv : bench_report_table)(b, out);
     engine_close(b->engine);
-    source_close(b->source);
-    free(b->files);
+    source_close(o.source);
+    free(o.files);
     if (b->wake >= 0)
         close(b->wake);
     free(b);

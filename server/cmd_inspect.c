@@ -179,21 +179,6 @@ static void print_pass(const json_t *pass, FILE *out)
 
 /* ---- options */
 
-/* "24g", "512m", a plain number: bytes. */
-static int read_bytes(const char *text, int64_t *bytes, struct err *err)
-{
-    static const char units[] = "kmgt";
-    char *end;
-    long long value = strtoll(text, &end, 10);
-    const char *unit = *end ? strchr(units, *end | 32) : NULL;
-    int shift = unit ? 10 * (int)(unit - units + 1) : 0;
-    if (end == text || value < 1 || value > INT64_MAX >> shift || (*end && (!unit || end[1])))
-        return err_set(err, ERR_USAGE,
-                       "inspect: --memory needs bytes, also with k, m, g or t, not '%.40s'", text);
-    *bytes = (int64_t)value << shift;
-    return 0;
-}
-
 static int read_kv_type(const char *name, enum quant_type *type, struct err *err)
 {
     int found = quant_from_name(name); /* whether a cache can have it is inspect_model's to say */
@@ -239,7 +224,7 @@ static int read_options(int argc, char **argv, struct inspect_options *o, const 
     if (!rc)
         rc = read_kv_type(kv, &o->kv_type, err);
     if (!rc && memory)
-        return read_bytes(memory, &o->memory, err);
+        return cmd_bytes("inspect", "--memory", memory, &o->memory, err);
     o->memory = rc ? 0 : memory_free();
     return rc;
 }

@@ -1,4 +1,5 @@
 /* Cmd: the subcommands for scripts: their options, their lines, what they answer to bad ones. */
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -203,4 +204,100 @@ TEST(bench_measures_what_it_is_asked)
         EXPECT(json_number_value(json_object_get(result, "max")) >= rate);
     }
     json_decref(answer);
+}
+
+static double number_at(const json_t *object, const char *name)
+{
+    const json_t *value = json_object_get(object, name);
+    EXPECT(json_is_number(value));
+    return json_number_value(value);
+}
+
+static void expect_times(const json_t *result, const char *name)
+{
+    const json_t *times = json_object_get(result, name);
+    EXPECT(number_at(times, "p50") > 0 && number_at(times, "p50") <= number_at(times, "p95"));
+    EXPECT(number_at(times, "p95") <= number_at(times, "p99"));
+    EXPECT(number_at(times, "p99") <= number_at(times, "max"));
+}
+
+/* A load in a pool too small for all of it: sequences give way and come back, and every request
+ * still gets the tokens that it gets alone (--verify would fail). */
+TEST(bench_loads_the_scheduler)
+{
+    static const char *const names[] = {"load12_pp40_tg30", "load12_pp40_tg30_c3",
+                                        "load12_pp9_tg1", "load12_pp9_tg1_c3"};
+    const char *args[] = {"bench", "--serve-load", "--requests", "12", "--shape", "40/30,9/1",
+                          "--concurrency", "0,3", "--verify", "12", "--kv-cache-bytes", "1m",
+                          "--json", NULL};
+    struct err err;
+    json_t *answer = json_loads(run(cmd_bench, args, "", 0, &err), 0, NULL), *result;
+    const json_t *results = json_object_get(answer, "results");
+    size_t i;
+    EXPECT_INT(json_array_size(results), 4);
+    json_array_foreach(results, i, result) {
+        int generate = i < 2 ? 30 : 1;
+        double rate = number_at(result, "tokens_per_s"), seconds = number_at(result, "seconds");
+        EXPECT_STR(json_string_value(json_object_get(result, "test")), names[i]);
+        EXPECT(fabs(rate * seconds / (12 * generate) - 1) < 0.05);
+        EXPECT(number_at(result, "steps") >= generate);
+        expect_times(result, "ttft_ms");
+        EXPECT(number_at(result, "kv_blocks_peak") <= number_at(result, "kv_blocks"));
+        if (i == 0)
+            EXPECT(number_at(result, "preemptions") > 0 && number_at(result, "stall_steps") > 1.5);
+        if (i < 2)
+            expect_times(result, "itl_ms");
+    }
+    json_decref(answer);
+}
+
+/* Arrivals by the clock: 10 at 40 a second take about a quarter of a second, whatever the machine
+ * could do. */
+TEST(bench_lets_requests_arrive_at_a_rate)
+{
+    const char *args[] = {"bench", "--serve-load", "--requests", "10", "--shape", "8/2", "--rate",
+                          "40", "-r", "3", "--csv", NULL};
+    struct err err;
+    const char *out = run(cmd_bench, args, "", 0, &err), *row = strchr(out, '\n');
+    EXPECT(strncmp(out, "test,tokens_per_s,min,max,total_tokens_per_s,ttft_ms_p50,", 57) == 0);
+    EXPECT(row && strncmp(row + 1, "load10_pp8_tg2_r40,", 19) == 0);
+    double rate = strtod(row + 20, NULL);
+    EXPECT(rate > 10 && rate < 250); /* 80 tokens a second are asked for on average */
+}
+
+TEST(bench_refuses_what_is_no_load)
+{
+    static const struct {
+        const char *args[5], *message;
+    } cases[] = {
+        {{"--rate", "3"}, "bench: --requests, --shape, --concurrency, --rate, --seed and --verify "
+                          "go with --serve-load"},
+        {{"--serve-load", "--rate", "3", "--concurrency", "2"},
+         "bench: --rate or --concurrency, not both"},
+        {{"--serve-load", "--rate", "0"},
+         "bench: --rate needs numbers from 0.001 to 1000000, not '0'"},
+        {{"--serve-load", "--rate", "nan"},
+         "bench: --rate needs numbers from 0.001 to 1000000, not 'nan'"},
+        {{"--serve-load", "--shape", "12"}, "bench: --shape needs P/G, as in 128/64"},
+        {{"--serve-load", "--shape", "12/0"},
+         "bench: --shape needs numbers from 1 to 1048576, not '0'"},
+        {{"--serve-load", "--concurrency", "-1"},
+         "bench: --concurrency needs numbers from 0 to 65536, not '-1'"},
+        {{"--serve-load", "--requests", "70000"},
+         "bench: --requests needs numbers from 1 to 65536, not '70000'"},
+        {{"--kv-cache-bytes", "5x"},
+         "bench: --kv-cache-bytes needs bytes, also with k, m, g or t, not '5x'"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        const char *args[8] = {"bench"};
+        struct err err;
+        for (int k = 0; k < 5; k++)
+            args[k + 1] = cases[i].args[k];
+        run(cmd_bench, args, "", ERR_USAGE, &err);
+        EXPECT_STR(err.text, cases[i].message);
+    }
+    const char *big[] = {"bench", "--serve-load", "--requests", "2", "--shape", "3000/9",
+                         "--kv-cache-bytes", "1m", NULL};
+    struct err err;
+    run(cmd_bench, big, "", ERR_CONTEXT, &err);
 }
