@@ -110,8 +110,10 @@ $(BUILD)/lib%.a:
 NVCC_FLAGS = -std=c++17 -O3 -I. --threads 0 -Xcompiler -fPIC,-fvisibility=hidden,-Wall,-Wextra \
              $(if $(filter native,$(CUDA_ARCHS)),-arch=native,$(foreach arch,$(CUDA_ARCHS), \
                  -gencode arch=compute_$(arch),code=sm_$(arch)))
+PLUGIN_C_OBJ := $(patsubst %.c,$(BUILD)/pic/%.o,kernels/quant.c kernels/quant_k.c \
+                  kernels/quant_group.c kernels/kv_cache.c)
 CUDA_OBJ := $(patsubst %.cu,$(BUILD)/%.cu.o,$(CUDA_SRC)) \
-            $(patsubst %.c,$(BUILD)/pic/%.o,kernels/quant.c kernels/quant_k.c kernels/quant_group.c)
+            $(PLUGIN_C_OBJ)
 
 $(BUILD)/sirocco-cuda.so: $(CUDA_OBJ)
 	$(NVCC) -shared -cudart static -Xlinker -Bsymbolic,-z,defs -o $@ $^ -lcublasLt -lpthread -ldl \
@@ -176,7 +178,7 @@ $(BUILD)/tests/kernels/check: $(call objects,$(wildcard tests/kernels/*.c)) $(BU
 
 EMU_OBJ := $(patsubst %.cu,$(BUILD)/emu/%.o,$(CUDA_SRC)) \
            $(patsubst %.cc,$(BUILD)/emu/%.o,$(wildcard tests/cuda_emu/*.cc)) \
-           $(patsubst %.c,$(BUILD)/pic/%.o,kernels/quant.c kernels/quant_k.c kernels/quant_group.c)
+           $(PLUGIN_C_OBJ)
 EMU_FLAGS = $(KERNEL_OPTIMISE) $(CXXFLAGS_ALL) -fPIC -fvisibility=hidden \
             -DCUDA_EMU -Itests/cuda_emu \
             -Wno-missing-field-initializers -Wno-unknown-pragmas -include tests/cuda_emu/cuda_emu.h

@@ -74,8 +74,9 @@ const struct config_option config_options[] = {
     {"quant", TEXT(quant, "TYPE"), ENGINE,
      "quantize a model of floats to this type while loading (q8_0, q6_k, q4_k, q4_0 and so on: the "
      "types of `sirocco quantize`), embeddings and output head one step finer"},
-    {"kv_cache_type", WORD(kv_cache_type, "f16", "f32|f16|bf16|q8_0"), ENGINE,
-     "number format of the KV cache; q8_0 takes little more than half of f16's memory"},
+    {"kv_cache_type", WORD(kv_cache_type, "f16", "f32|f16|bf16|q8_0|fp8"), ENGINE,
+     "number format of the KV cache; fp8 (E4M3, saturating) takes half of f16's memory, q8_0 a "
+     "little more and loses less"},
     {"kv_cache_bytes", BYTES(kv_cache_bytes, "0", 0, 70368744177664), ENGINE,
      "size of the KV cache; 0 takes kv_cache_fraction of the free memory"},
     {"kv_cache_fraction", CONFIG_DECIMAL, AT(kv_cache_fraction), "0.5", 0.01, 0.98, false,

@@ -152,6 +152,7 @@ static const struct synonym {
     {"kv_cache_type", "auto", "f16"},      {"kv_cache_type", "half", "f16"},
     {"kv_cache_type", "float16", "f16"},   {"kv_cache_type", "fp16", "f16"},
     {"kv_cache_type", "bfloat16", "bf16"}, {"kv_cache_type", "float32", "f32"},
+    {"kv_cache_type", "fp8_e4m3", "fp8"},
     {"tool_call_parser", "llama3_json", "llama3"}, {"reasoning_parser", "deepseek_r1", "think"},
     {"reasoning_parser", "qwen3", "think"},
     {"log_level", "warning", "warn"},

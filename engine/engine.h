@@ -39,7 +39,7 @@ struct engine_options {
     int block_size;              /* tokens per KV block */
     int64_t kv_cache_bytes;      /* 0: kv_cache_fraction of free memory */
     double kv_cache_fraction;
-    const char *kv_cache_type;   /* "f32", "f16", "bf16", "q8_0" */
+    const char *kv_cache_type;   /* "f32", "f16", "bf16", "q8_0", "fp8" */
     int max_queue;               /* submitted, not running, at most */
     int pause_ms_max;            /* a reader that takes nothing for so long is cancelled (R3) */
     const char *quant;           /* quantize a float model to this type; NULL, "none": do not */

@@ -16,6 +16,7 @@
 #include "engine/base/log.h"
 #include "engine/model_quantize.h"
 #include "engine/sched.h"
+#include "kernels/kv_cache.h"
 
 enum {
     SEQUENCE_TOKENS_MIN = 256,      /* one sequence of so many must fit, or open fails */
@@ -73,9 +74,10 @@ static int check_options(const struct engine_options *o, struct err *err)
 
 static int kv_type(const char *name, enum quant_type *type, struct err *err)
 {
-    int found = quant_from_name(name ? name : "f16");
-    if (found != QUANT_F32 && found != QUANT_F16 && found != QUANT_BF16 && found != QUANT_Q8_0)
-        return err_set(err, ERR_USAGE, "kv_cache_type %s: must be f32, f16, bf16 or q8_0", name);
+    int found = kv_cache_type(name ? name : "f16");
+    if (found < 0)
+        return err_set(err, ERR_USAGE, "kv_cache_type %s: must be f32, f16, bf16, q8_0 or fp8",
+                       name);
     *type = (enum quant_type)found;
     return 0;
 }
@@ -361,8 +363,6 @@ static int find_limits(struct engine_parts *p, struct err *err)
 
 static int fill_info(const struct engine_options *o, struct engine_parts *p, struct err *err)
 {
-    static const char *const kv_names[QUANT_COUNT] = {
-        [QUANT_F32] = "f32", [QUANT_F16] = "f16", [QUANT_BF16] = "bf16", [QUANT_Q8_0] = "q8_0"};
     const struct model *m = p->model;
     struct engine_info *info = &p->info;
     info->model_name = source_name(o->source);
@@ -376,7 +376,7 @@ static int fill_info(const struct engine_options *o, struct engine_parts *p, str
     info->max_batch_tokens = o->max_batch_tokens;
     info->n_parameters = m->n_parameters;
     info->weight_bytes = m->weight_bytes;
-    info->kv_type = kv_names[p->forward_options.kv_type];
+    info->kv_type = kv_cache_type_name(p->forward_options.kv_type);
     info->has_chat_template = chat_has_template(p->chat);
     find_work(m, info);
     for (int i = 0; i < m->n_eos; i++)

@@ -9,6 +9,7 @@
 #include "engine/sched.h"
 #include "engine/template/chat.h"
 #include "engine/tokenizer/tokenizer.h"
+#include "kernels/kv_cache.h"
 
 enum { SPECIAL_MAX = 4096, PATTERN_BYTES = 256 };
 
@@ -201,7 +202,7 @@ static int add_memory(struct inspection *n, struct err *err)
     if (len < 2 || len > m->context_length)
         return err_set(err, ERR_USAGE, "max_model_len %d: the model was made for %d tokens", len,
                        m->context_length);
-    int64_t block = (int64_t)kernels_cpu()->kv_bytes_per_block(&kv);
+    int64_t block = (int64_t)kv_cache_block_bytes(&kv);
     if (block <= 0)
         return err_set(err, ERR_USAGE, "KV cache of type %s in blocks of %d: not possible",
                        kv_name(o->kv_type), o->block_size);

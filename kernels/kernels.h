@@ -53,7 +53,7 @@ struct matrix {
 struct kv_options {
     int n_layers, n_kv_heads, head_dim;
     int n_blocks, block_size; /* block_size: power of two, 8..256 */
-    enum quant_type type;     /* F32, F16, BF16; on the CPU Q8_0 if head_dim % 32 is 0 */
+    enum quant_type type;     /* see kv_cache.h; Q8_0 if head_dim % 32 is 0 */
 };
 
 /* out[i] = scale * table[tokens[i]]; tokens in [0, table.rows) are checked by the caller */

@@ -70,6 +70,23 @@ uint16_t quant_f32_to_bf16(float f)
     return (uint16_t)((u + 0x7fffu + (u >> 16 & 1u)) >> 16);
 }
 
+uint8_t quant_f32_to_fp8(float f)
+{
+    uint32_t u = float_bits(f), sign = u >> 24 & 0x80u, magnitude = u & 0x7fffffffu;
+
+    if (magnitude > 0x7f800000u)
+        return (uint8_t)(sign | 0x7fu);
+    if (magnitude >= 0x43e00000u) /* 448 */
+        return (uint8_t)(sign | 0x7eu);
+    if (magnitude < 0x3c800000u) {
+        /* Below the least normal 2^-6: adding 2^14 rounds in units of 2^-9. */
+        float shifted = bits_float(magnitude) + 0x1p14f;
+        return (uint8_t)(sign | (float_bits(shifted) - 0x46800000u));
+    }
+    magnitude += 0x7ffffu + (magnitude >> 20 & 1u);
+    return (uint8_t)(sign | ((magnitude - 0x3c000000u) >> 20));
+}
+
 static uint16_t read_u16(const void *at)
 {
     uint16_t h;
@@ -140,6 +157,7 @@ static void decode_q4_0(const void *row, float *out, size_t n)
 #define DECODE_QUANT_G8 quant_decode_g8
 #define DECODE_QUANT_G8_128 quant_decode_g8_128
 #define DECODE_QUANT_F8_128 quant_decode_f8_128
+#define DECODE_QUANT_FP8 quant_decode_fp8
 const struct quant_format quant_formats[QUANT_COUNT] = {QUANT_LIST(QUANT_ROW)};
 
 int quant_from_gguf(uint32_t gguf_type)
@@ -224,7 +242,7 @@ static void encode_q4_0(const float *in, uint8_t *at, size_t n)
 
 bool quant_encodes(enum quant_type type)
 {
-    return type <= QUANT_Q4_0;
+    return type <= QUANT_Q4_0 || type == QUANT_FP8;
 }
 
 void quant_encode(enum quant_type type, const float *in, void *row, size_t n)
@@ -247,6 +265,10 @@ void quant_encode(enum quant_type type, const float *in, void *row, size_t n)
         break;
     case QUANT_Q4_0:
         encode_q4_0(in, at, n);
+        break;
+    case QUANT_FP8:
+        for (size_t i = 0; i < n; i++)
+            at[i] = quant_f32_to_fp8(in[i]);
         break;
     default: /* see quant_encodes */
         break;

@@ -32,7 +32,11 @@
  *   IQ4_XS   d, sh[2], sl[4], qs[128]               d (scale s - 32) table[q]
  *            q: qs[16 s + i % 16], high for i % 32 > 15
  *
- * No GGUF file has the last five: checkpoints of other quantizers become them at load, without loss
+ * No GGUF file has the last six. FP8 is a format of KV caches: a value is an E4M3 number of the OCP
+ * 8-bit floating point specification (revision 1.0, section 5), 4 bits of exponent, 3 of fraction,
+ * up to 448, without infinities; conversion to it rounds to nearest even and saturates (the
+ * specification's saturating mode: infinities too become 448), and a NaN stays a NaN. The others:
+ * checkpoints of other quantizers become them at load, without loss
  * (engine/repack.h). d is a float32, z an int16, q of G8 signed; F8_128's q are E4M3 of the OCP
  * 8-bit floating point specification, none of them a NaN.
  *
@@ -75,7 +79,8 @@
     X(QUANT_G4_128, "G4_128", 128, 70, -1)                                                         \
     X(QUANT_G8, "G8", 32, 38, -1)                                                                  \
     X(QUANT_G8_128, "G8_128", 128, 134, -1)                                                        \
-    X(QUANT_F8_128, "F8_128", 128, 132, -1)
+    X(QUANT_F8_128, "F8_128", 128, 132, -1)                                                        \
+    X(QUANT_FP8, "FP8", 1, 1, -1)
 
 #define QUANT_ENUM(id, name, block, bytes, gguf) id,
 enum quant_type { QUANT_LIST(QUANT_ENUM) QUANT_COUNT };
@@ -118,6 +123,7 @@ void quant_decode_g4_128(const void *row, float *out, size_t n);
 void quant_decode_g8(const void *row, float *out, size_t n);
 void quant_decode_g8_128(const void *row, float *out, size_t n);
 void quant_decode_f8_128(const void *row, float *out, size_t n);
+void quant_decode_fp8(const void *row, float *out, size_t n);
 
 int quant_from_gguf(uint32_t gguf_type);     /* a quant_type, or -1 */
 int quant_from_name(const char *name);       /* "f32", "Q8_0": any case; or -1 */
@@ -128,9 +134,11 @@ float quant_f16_to_f32(uint16_t h);  /* IEEE 754 binary16, subnormals and NaN in
 uint16_t quant_f32_to_f16(float f);  /* round to nearest, ties to even */
 float quant_bf16_to_f32(uint16_t h);
 float quant_e4m3_to_f32(uint8_t b);  /* 0x7f and 0xff, which are NaN, as 480 and -480 */
+float quant_fp8_to_f32(uint8_t b);   /* E4M3, NaN as NaN */
+uint8_t quant_f32_to_fp8(float f);   /* to nearest, ties to even; saturates; NaN stays NaN */
 uint16_t quant_f32_to_bf16(float f); /* round to nearest, ties to even; NaN stays NaN */
 
-/* Encode n values (a multiple of block) as F32, F16, BF16, Q8_0 or Q4_0, the formats that
+/* Encode n values (a multiple of block) as F32, F16, BF16, Q8_0, Q4_0 or FP8, the formats that
  * quant_encodes: rounding to nearest, scale amax/127 for Q8_0; for Q4_0 the value of largest
  * magnitude is mapped to -8. */
 bool quant_encodes(enum quant_type type);

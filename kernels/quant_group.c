@@ -5,6 +5,7 @@
  * define their values by, rounded once. */
 #include "kernels/quant.h"
 
+#include <math.h>
 #include <string.h>
 
 enum { HALF = 16, BLOCK = 32, LONG = 128 };
@@ -79,6 +80,18 @@ void quant_decode_g8_128(const void *row, float *out, size_t n)
 float quant_e4m3_to_f32(uint8_t b)
 {
     return quant_f16_to_f32((uint16_t)((b & 0x80) << 8 | (b & 0x7f) << 7)) * 256;
+}
+
+float quant_fp8_to_f32(uint8_t b)
+{
+    return (b & 0x7f) == 0x7f ? NAN : quant_e4m3_to_f32(b);
+}
+
+void quant_decode_fp8(const void *row, float *out, size_t n)
+{
+    const uint8_t *at = row;
+    for (size_t i = 0; i < n; i++)
+        out[i] = quant_fp8_to_f32(at[i]);
 }
 
 void quant_decode_f8_128(const void *row, float *out, size_t n)

@@ -24,7 +24,7 @@ LONG_FUNCTIONS: dict[str, int] = {}
 MAY_INCLUDE = {
     "server": ("server/", "engine/", "config/"),
     "engine": ("engine/", "kernels/kernels.h", "kernels/quant.h",
-               "kernels/quantize.h"),
+               "kernels/quantize.h", "kernels/kv_cache.h"),
     "kernels": ("kernels/",),
     "config": ("config/",),
 }

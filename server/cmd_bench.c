@@ -46,7 +46,7 @@ const char cmd_bench_usage[] =
     "  --cuda-plugin FILE      the CUDA backend (sirocco-cuda.so beside the program)\n"
     "  --threads N             0: one per core (0)\n"
     "  --cpu-isa NAME          auto, base, avx2, avx512, avx512-bf16 (auto)\n"
-    "  --kv-cache-type TYPE    f32, f16, bf16 (f16)\n"
+    "  --kv-cache-type TYPE    f32, f16, bf16, q8_0, fp8 (f16)\n"
     "  --kv-cache-bytes SIZE   as in 512m (what the tests need, if that is there)\n"
     "  --quant TYPE            quantize a model of floats while loading (sirocco quantize)\n"
     "  --max-batch-tokens N    tokens per step at most (512)\n"

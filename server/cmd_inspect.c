@@ -17,7 +17,7 @@ const char cmd_inspect_usage[] =
     "  --model PATH            the same as MODEL\n"
     "  --memory SIZE           plan for so much memory, as in 24g (what is free)\n"
     "  --max-model-len N       plan for sequences of N tokens (what the model was made for)\n"
-    "  --kv-cache-type TYPE    f32, f16, bf16 (f16)\n"
+    "  --kv-cache-type TYPE    f32, f16, bf16, q8_0, fp8 (f16)\n"
     "  --max-batch-tokens N    plan for steps of N tokens (512)\n"
     "  --json                  one JSON object instead of a table\n";
 

@@ -19,6 +19,8 @@ static float kv_value(const struct cpu_kv *kv, const char *values, size_t i,
 {
     if (kv->o.type == QUANT_Q8_0)
         return (float)((const int8_t *)values)[i] * quant_f16_to_f32(scales[scale]);
+    if (kv->o.type == QUANT_FP8)
+        return quant_fp8_to_f32(((const uint8_t *)values)[i]);
     if (kv->o.type == QUANT_F32)
         return ((const float *)values)[i];
     uint16_t h = ((const uint16_t *)values)[i];
@@ -90,6 +92,7 @@ void attention_base(struct cpu_variants *v)
     v->attention_item[QUANT_F16] = attention_item;
     v->attention_item[QUANT_BF16] = attention_item;
     v->attention_item[QUANT_Q8_0] = attention_item;
+    v->attention_item[QUANT_FP8] = attention_item;
 }
 
 struct attention_job {

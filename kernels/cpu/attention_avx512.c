@@ -12,5 +12,6 @@ void attention_avx512(struct cpu_variants *v)
     v->attention_item[QUANT_F16] = attention_item_f16;
     v->attention_item[QUANT_BF16] = attention_item_bf16;
     v->attention_item[QUANT_Q8_0] = attention_item_q8_0;
+    v->attention_item[QUANT_FP8] = attention_item_fp8;
 }
 #endif

@@ -56,12 +56,14 @@ VEC_INLINE vec load_kv(enum quant_type type, const char *at, int n)
         return n >= VEC ? vec_f16(at) : vec_f16_n(at, n);
     if (type == QUANT_Q8_0)
         return n >= VEC ? vec_i8(at) : vec_i8_n(at, n);
+    if (type == QUANT_FP8)
+        return n >= VEC ? vec_fp8(at) : vec_fp8_n(at, n);
     return n >= VEC ? vec_bf16(at) : vec_bf16_n(at, n);
 }
 
 VEC_INLINE size_t value_bytes(enum quant_type type)
 {
-    return type == QUANT_F32 ? 4 : type == QUANT_Q8_0 ? 1 : 2;
+    return type == QUANT_F32 ? 4 : type == QUANT_Q8_0 || type == QUANT_FP8 ? 1 : 2;
 }
 
 /* ---- scores ---- */
@@ -401,4 +403,9 @@ static void attention_item_bf16(const struct cpu_attention_item *item)
 static void attention_item_q8_0(const struct cpu_attention_item *item)
 {
     attention_item(QUANT_Q8_0, item);
+}
+
+static void attention_item_fp8(const struct cpu_attention_item *item)
+{
+    attention_item(QUANT_FP8, item);
 }

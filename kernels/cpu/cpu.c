@@ -4,6 +4,7 @@
  * are chosen once, in variants_choose, weakest to strongest; nothing asks for a CPU feature later.
  * The first error latches in device.error and every later op returns -1. */
 #include "kernels/cpu/cpu.h"
+#include "kernels/kv_cache.h"
 
 #include <sched.h>
 #include <stdarg.h>
@@ -227,40 +228,15 @@ static void device_matrix_free(struct device *d, struct matrix *m)
     m->packed = NULL;
 }
 
-/* Bytes of K (or of V) of one block and layer; 0: the options are wrong or the product wraps. */
-static size_t kv_half_bytes(const struct kv_options *o)
-{
-    size_t bytes;
-
-    if (o->n_layers < 1 || o->n_kv_heads < 1 || o->head_dim < 1 || o->block_size < 8 ||
-        o->block_size > 256 || (o->block_size & (o->block_size - 1)) ||
-        (o->type > QUANT_BF16 && o->type != QUANT_Q8_0))
-        return 0;
-    if (__builtin_mul_overflow((size_t)o->n_kv_heads, (size_t)o->block_size, &bytes) ||
-        __builtin_mul_overflow(bytes, quant_row_bytes(o->type, (size_t)o->head_dim), &bytes))
-        return 0;
-    return bytes;
-}
-
-static size_t kv_bytes_per_block(const struct kv_options *o)
-{
-    size_t bytes = kv_half_bytes(o);
-
-    if (!bytes || __builtin_mul_overflow(bytes, 2 * (size_t)o->n_layers, &bytes))
-        return 0;
-    return bytes;
-}
-
 static int kv_open(struct device *d, const struct kv_options *o)
 {
-    size_t bytes;
+    size_t bytes = kv_cache_half_bytes(o);
 
     if (cpu_failed(d))
         return -1;
     if (d->kv_bytes)
         return cpu_fail(d, "the KV pool is already open");
-    if (o->n_blocks < 1 || !kv_bytes_per_block(o) ||
-        __builtin_mul_overflow(kv_bytes_per_block(o) / 2, (size_t)o->n_blocks, &bytes))
+    if (!bytes)
         return cpu_fail(d, "the KV pool's options are out of range");
     for (int i = 0; i < 2; i++) {
         char *memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE,
@@ -275,9 +251,9 @@ static int kv_open(struct device *d, const struct kv_options *o)
         *(i ? &d->kv.v : &d->kv.k) = memory;
     }
     d->kv.o = *o;
-    d->kv.value_bytes = o->type == QUANT_Q8_0 ? 1 : (int)quant_row_bytes(o->type, 1);
+    d->kv.value_bytes = kv_cache_value_bytes(o->type);
     if (o->type == QUANT_Q8_0) {
-        size_t values = cpu_kv_base(&d->kv, o->n_layers, 0, 0);
+        size_t values = kv_cache_values(o);
         d->kv.k_scales = (uint16_t *)(void *)(d->kv.k + values);
         d->kv.v_scales = (uint16_t *)(void *)(d->kv.v + values);
     }
@@ -450,7 +426,7 @@ static const struct kernels table = {
     .host_free = device_free,
     .matrix_load = device_matrix_load,
     .matrix_free = device_matrix_free,
-    .kv_bytes_per_block = kv_bytes_per_block,
+    .kv_bytes_per_block = kv_cache_block_bytes,
     .kv_open = kv_open,
     .moe_workspace = moe_workspace,
     .linear_workspace = device_linear_workspace,

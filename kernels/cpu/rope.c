@@ -74,6 +74,7 @@ static void store_key(const struct device *d, const float *key, char *column)
     union {
         float f[DIMS];
         uint16_t h[DIMS];
+        uint8_t b[DIMS];
     } value;
 
     for (int at = 0; at < kv->o.head_dim; at += DIMS) {
@@ -82,6 +83,8 @@ static void store_key(const struct device *d, const float *key, char *column)
         for (int i = 0; i < n; i++) {
             if (kv->value_bytes == 4)
                 ((float *)column)[(size_t)(at + i) * stride] = value.f[i];
+            else if (kv->value_bytes == 1)
+                ((uint8_t *)column)[(size_t)(at + i) * stride] = value.b[i];
             else
                 ((uint16_t *)column)[(size_t)(at + i) * stride] = value.h[i];
         }

@@ -4,6 +4,7 @@
 #include "kernels/cpu/vec_math.h"
 
 #include <math.h>
+#include <string.h>
 
 static void rope_half_split(float *head, const float *cos_sin, int n_freq)
 {
@@ -36,8 +37,29 @@ static void rope_head(float *head, const float *cos_sin, int n_freq, bool interl
         rope_half_split(head, cos_sin, n_freq);
 }
 
+/* quant_f32_to_fp8 without branches, so that compilers make vectors of it. */
+static void encode_fp8(const float *in, uint8_t *out, int n)
+{
+    for (int i = 0; i < n; i++) {
+        uint32_t u, small;
+        memcpy(&u, &in[i], sizeof u);
+        uint32_t sign = u >> 24 & 0x80, magnitude = u & 0x7fffffff;
+        float shifted = fabsf(in[i]) + 0x1p14f;
+        memcpy(&small, &shifted, sizeof small);
+        uint32_t code = (magnitude + 0x7ffff + (magnitude >> 20 & 1) - 0x3c000000) >> 20;
+        code = magnitude < 0x3c800000 ? small - 0x46800000 : code;
+        code = magnitude >= 0x43e00000 ? 0x7e : code;
+        code = magnitude > 0x7f800000 ? 0x7f : code;
+        out[i] = (uint8_t)(sign | code);
+    }
+}
+
 static void kv_encode(enum quant_type type, const float *in, void *out, int n)
 {
+    if (type == QUANT_FP8) {
+        encode_fp8(in, out, n);
+        return;
+    }
     for (int i = 0; i < n; i += VEC) {
         int left = n - i < VEC ? n - i : VEC;
         vec x = vec_load_n(in + i, left);

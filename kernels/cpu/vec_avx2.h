@@ -80,6 +80,23 @@ static inline vec vec_f8(const void *at)
     return _mm256_cvtph_ps(_mm_and_si128(h, _mm_set1_epi16((int16_t)0xbfff)));
 }
 
+/* E4M3 values as they are; the bits of a NaN become float16's */
+static inline vec vec_fp8(const void *at)
+{
+    __m128i h = _mm_srai_epi16(
+        _mm_slli_epi16(_mm_cvtepu8_epi16(_mm_loadl_epi64((const __m128i *)at)), 8), 1);
+    h = _mm_and_si128(h, _mm_set1_epi16((int16_t)0xbfff));
+    __m128i nan = _mm_and_si128(_mm_add_epi16(h, _mm_set1_epi16(0x80)), _mm_set1_epi16(0x4000));
+    return _mm256_mul_ps(_mm256_cvtph_ps(_mm_or_si128(h, nan)), _mm256_set1_ps(256));
+}
+
+static inline vec vec_fp8_n(const void *at, int n)
+{
+    int64_t bytes = 0;
+    memcpy(&bytes, at, n < VEC ? (size_t)n : VEC);
+    return vec_fp8(&bytes);
+}
+
 static inline vec vec_f16_n(const void *at, int n)
 {
     return _mm256_cvtph_ps(vec_half_n(at, n));

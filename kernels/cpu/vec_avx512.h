@@ -61,6 +61,26 @@ static inline vec vec_f8(const void *at)
     return _mm512_cvtph_ps(_mm256_and_si256(h, _mm256_set1_epi16((int16_t)0xbfff)));
 }
 
+/* E4M3 values as they are; the bits of a NaN become float16's */
+static inline vec vec_from_fp8(__m128i b)
+{
+    __m256i h = _mm256_srai_epi16(_mm256_slli_epi16(_mm256_cvtepu8_epi16(b), 8), 1);
+    h = _mm256_and_si256(h, _mm256_set1_epi16((int16_t)0xbfff));
+    __m256i nan = _mm256_and_si256(_mm256_add_epi16(h, _mm256_set1_epi16(0x80)),
+                                   _mm256_set1_epi16(0x4000));
+    return _mm512_mul_ps(_mm512_cvtph_ps(_mm256_or_si256(h, nan)), _mm512_set1_ps(256));
+}
+
+static inline vec vec_fp8(const void *at)
+{
+    return vec_from_fp8(_mm_loadu_si128((const __m128i *)at));
+}
+
+static inline vec vec_fp8_n(const void *at, int n)
+{
+    return vec_from_fp8(_mm_maskz_loadu_epi8(vec_lanes(n), at));
+}
+
 static inline vec vec_f16_n(const void *at, int n)
 {
     return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(vec_lanes(n), at));

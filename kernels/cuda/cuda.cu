@@ -5,6 +5,7 @@
  * order of address; neighbours that are free are one span. The first error latches in device.error
  * and every later op returns -1. The plugin exports one symbol, sirocco_plugin. */
 #include "kernels/cuda/cuda.cuh"
+#include "kernels/kv_cache.h"
 
 #include <limits.h>
 #include <stdarg.h>
@@ -147,47 +148,32 @@ static void device_host_free(struct device *d, void *memory)
 
 /* ---- the KV pool and scratch */
 
-/* Bytes of K (or of V) of one block and layer; 0: the options are wrong or the product wraps. */
-static size_t kv_half_bytes(const struct kv_options *o)
-{
-    size_t bytes;
-    if (o->n_layers < 1 || o->n_kv_heads < 1 || o->head_dim < 1 ||
-        o->head_dim > CUDA_HEAD_DIM_MAX || o->block_size < 8 || o->block_size > 256 ||
-        (o->block_size & (o->block_size - 1)) || o->type > QUANT_BF16)
-        return 0;
-    if (__builtin_mul_overflow((size_t)o->n_kv_heads, (size_t)o->head_dim, &bytes) ||
-        __builtin_mul_overflow(bytes, (size_t)o->block_size, &bytes) ||
-        __builtin_mul_overflow(bytes, quant_row_bytes(o->type, 1), &bytes))
-        return 0;
-    return bytes;
-}
-
 static size_t kv_bytes_per_block(const struct kv_options *o)
 {
-    size_t bytes = kv_half_bytes(o);
-    if (!bytes || __builtin_mul_overflow(bytes, 2 * (size_t)o->n_layers, &bytes))
-        return 0;
-    return bytes;
+    return o->head_dim <= CUDA_HEAD_DIM_MAX && o->type <= QUANT_BF16 ? kv_cache_block_bytes(o) : 0;
 }
 
 static int kv_open(struct device *d, const struct kv_options *o)
 {
-    size_t bytes;
+    size_t bytes = kv_cache_half_bytes(o);
     if (cuda_failed(d))
         return -1;
     if (d->kv.k)
         return cuda_fail(d, "the KV pool is already open");
-    if (o->n_blocks < 1 || !kv_bytes_per_block(o) ||
-        __builtin_mul_overflow(kv_bytes_per_block(o) / 2, (size_t)o->n_blocks, &bytes))
+    if (!bytes || !kv_bytes_per_block(o))
         return cuda_fail(d, "the KV pool's options are out of range");
     d->kv.k = (char *)cuda_take(d, bytes, true);
     d->kv.v = (char *)cuda_take(d, bytes, true);
     if (!d->kv.k || !d->kv.v)
         return cuda_fail(d, "no memory for a KV pool of 2 x %zu bytes", bytes);
     d->kv.o = *o;
-    d->kv.value_bytes = (int)quant_row_bytes(o->type, 1);
     d->kv.block_shift = __builtin_ctz((unsigned)o->block_size);
-    d->kv.layer_bytes = bytes / (size_t)o->n_layers;
+    d->kv.layer_values = kv_cache_values(o) / (size_t)o->n_layers;
+    d->kv.layer_bytes = d->kv.layer_values * (size_t)kv_cache_value_bytes(o->type);
+    if (o->type == QUANT_Q8_0) {
+        d->kv.k_scales = (uint16_t *)(d->kv.k + kv_cache_values(o));
+        d->kv.v_scales = (uint16_t *)(d->kv.v + kv_cache_values(o));
+    }
     return 0;
 }
 

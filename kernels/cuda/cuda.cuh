@@ -33,6 +33,7 @@ enum {
     CUDA_TILE_ROWS = 16,       /* rows of a tile of repacked weights */
     CUDA_CHUNK = 128,          /* columns of a tile of repacked weights */
     CUDA_HEAD_DIM_MAX = 256,
+    CUDA_KV_GROUP = 32, /* values of a head that share a scale, with Q8_0 */
     CUDA_GRAPHS_MAX = 256,     /* decode steps of up to so many sequences are captured */
     CUDA_EXPERTS_USED_MAX = 16,
 };
@@ -45,12 +46,15 @@ struct cuda_span {
 };
 
 /* The KV pool, written by rope.cu, read by attention*.cu:
- *   k[layer][block][kv_head][block_size][head_dim], v the same */
+ *   k[layer][block][kv_head][block_size][head_dim], v the same
+ * Q8_0 keeps int8 there and behind it, for both, a float16 scale for each CUDA_KV_GROUP values:
+ *   d[layer][block][kv_head][block_size][head_dim / CUDA_KV_GROUP] */
 struct cuda_kv {
     struct kv_options o;
-    int value_bytes, block_shift;
+    int block_shift;
     char *k, *v;
-    size_t layer_bytes; /* of k and of v */
+    uint16_t *k_scales, *v_scales;    /* Q8_0 only */
+    size_t layer_values, layer_bytes; /* of k and of v */
 };
 
 /* One query of a decode, or 64 / group queries of a tile: device copies of a step's sequences. */

@@ -118,6 +118,11 @@ static __device__ __forceinline__ float raw_e4m3(uint8_t b)
     return f16_float((uint16_t)((b & 0x80) << 8 | (b & 0x7f) << 7)) * 256;
 }
 
+static __device__ __forceinline__ float fp8_float(uint8_t b)
+{
+    return (b & 0x7f) == 0x7f ? NAN : raw_e4m3(b);
+}
+
 /* G4, G4_128, G8, G8_128, F8_128 */
 static __device__ __forceinline__ float raw_group(enum quant_type type, const uint8_t *at, int i)
 {
@@ -130,7 +135,7 @@ static __device__ __forceinline__ float raw_group(enum quant_type type, const ui
     return __fmul_rn(d, (float)(q - z));
 }
 
-static_assert(QUANT_COUNT == 21, "raw_value knows 21 formats");
+static_assert(QUANT_COUNT == 22, "raw_value knows 22 formats");
 
 /* Value i of a block, with the order of float operations of quant.c and quant_k.c. */
 static __device__ float raw_value(enum quant_type type, const uint8_t *at, int i)
@@ -175,6 +180,7 @@ static __device__ float raw_value(enum quant_type type, const uint8_t *at, int i
         return __fmul_rn(__fmul_rn(raw_half(at), (float)(scale - 32)),
                          (float)raw_table(false, raw_nibble(at + 8 + 16 * s, i % 32)));
     }
+    case QUANT_FP8: return fp8_float(at[0]);
     default: return raw_group(type, at, i);
     }
 }

@@ -5,8 +5,9 @@
 
 enum { PROMPT = 40, SEQS = 5 };
 
-static const enum quant_type kv_types[] = {QUANT_F32, QUANT_F16, QUANT_BF16, QUANT_Q8_0};
-enum { KV_TYPES = 4 };
+static const enum quant_type kv_types[] = {QUANT_F32, QUANT_F16, QUANT_BF16, QUANT_Q8_0,
+                                          QUANT_FP8};
+enum { KV_TYPES = 5 };
 static const int block_sizes[] = {8, 16, 32};
 /* a window; experts; biases; soft caps; norms on q and k with two rope bases; windows on some
  * layers, in Mistral's layout; queries scaled by position */
@@ -175,7 +176,8 @@ TEST_SECONDS(exact_threads, 120)
     free(first);
 }
 
-/* Reduced KV precision changes logits a little, not much: F16 less than BF16 or Q8_0. */
+/* Reduced KV precision changes logits a little, not much: F16 less than BF16 or Q8_0, and FP8
+ * most of all. */
 TEST(exact_kv_types_are_close)
 {
     double off[KV_TYPES] = {0};
@@ -198,6 +200,7 @@ TEST(exact_kv_types_are_close)
     EXPECT(off[1] > 0 && off[1] < 0.02);
     EXPECT(off[2] > off[1] && off[2] < 0.2);
     EXPECT(off[3] > off[1] && off[3] < 0.2);
+    EXPECT(off[4] > off[2] && off[4] > off[3] && off[4] < 1);
     free(exact);
 }
 

@@ -208,26 +208,27 @@ void check_attention(void)
 {
     static const int dims[] = {16, 32, 48, 64, 80, 96, 128, 256, 20};
     static const int groups[] = {1, 2, 3, 4, 8, 5, 7, 1, 6};
-    static const enum quant_type types[] = {QUANT_F32, QUANT_F16, QUANT_BF16, QUANT_Q8_0};
+    static const enum quant_type types[] = {QUANT_F32, QUANT_F16, QUANT_BF16, QUANT_Q8_0,
+                                           QUANT_FP8};
 
     for (int level = 0; level < CHECK_LEVELS; level++)
-        for (int i = 0; check_device(level, 1) && i < 36; i++) {
+        for (int i = 0; check_device(level, 1) && i < 45; i++) {
             struct setup s = {
                 .level = level,
-                .head_dim = i % 4 == 3 ? (dims[i % 9] + 31) / 32 * 32 : dims[i % 9],
+                .head_dim = i % 5 == 3 ? (dims[i % 9] + 31) / 32 * 32 : dims[i % 9],
                 .n_kv = 1 + i % 3,
                 .group = groups[(i + i / 9) % 9],
                 .block_size = 8 << (i + i / 4) % 4,
                 .window = i / 2 % 4 == 1 ? 24 : i / 2 % 4 == 3 ? 70 : 0,
-                .softcap = i % 5 == 2 ? 20 : 0,
-                .type = types[i % 4],
+                .softcap = i % 7 == 2 ? 20 : 0,
+                .type = types[i % 5],
                 .n_seqs = 1 + i % SEQS_MAX,
                 .kv_len = {37 + i * 7, 1, 130, 65},
                 .q_len = {i % 2 ? 37 : 1, 1, 70, 2},
             };
-            if (level != CHECK_CUDA || s.type != QUANT_Q8_0)
+            if (level != CHECK_CUDA || s.type <= QUANT_BF16)
                 one(&s);
         }
     if (check_device(CHECK_CUDA, 1))
-        check_skip("attention cuda Q8_0: the backend has no KV cache of that type");
+        check_skip("attention cuda Q8_0, FP8: the backend has no KV cache of these types");
 }

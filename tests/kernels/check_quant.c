@@ -80,6 +80,36 @@ static void known_groups(void)
     check_expect(quant_from_gguf(UINT32_MAX) == -1, "no GGUF number");
 }
 
+/* Every number of E4M3 (OCP 8-bit floating point specification, table 1) and the ends of what each
+ * of them stands for: halves between neighbours go to the even one, and all above 448 is 448. */
+static void known_fp8(void)
+{
+    check_case("quant: FP8");
+    for (int code = 0; code < 0x7f; code++) {
+        int exponent = code >> 3, fraction = code & 7;
+        float x = exponent ? ldexpf((float)(8 + fraction), exponent - 10)
+                           : ldexpf((float)fraction, -9);
+        float next = quant_fp8_to_f32((uint8_t)(code + 1)), half = (x + next) / 2;
+        check_expect(quant_fp8_to_f32((uint8_t)code) == x &&
+                         quant_fp8_to_f32((uint8_t)(code | 0x80)) == -x,
+                     "%02x is %g", code, (double)x);
+        check_expect(quant_f32_to_fp8(x) == code && quant_f32_to_fp8(-x) == (code | 0x80),
+                     "%g is %02x", (double)x, code);
+        if (code == 0x7e)
+            continue;
+        check_expect(quant_f32_to_fp8(half) == (code + 1) / 2 * 2, "half above %02x", code);
+        check_expect(quant_f32_to_fp8(nextafterf(half, 0)) == code &&
+                         quant_f32_to_fp8(nextafterf(half, 500)) == code + 1,
+                     "next to the half above %02x", code);
+    }
+    check_expect(quant_f32_to_fp8(449) == 0x7e && quant_f32_to_fp8(-1e30f) == 0xfe &&
+                     quant_f32_to_fp8(INFINITY) == 0x7e,
+                 "saturates");
+    check_expect((quant_f32_to_fp8(NAN) & 0x7f) == 0x7f && isnan(quant_fp8_to_f32(0x7f)) &&
+                     isnan(quant_fp8_to_f32(0xff)),
+                 "NaN");
+}
+
 /* FNV-1a of what the format's reference implementation (the gguf Python package, 0.19) decodes from
  * eight blocks of known bytes: see `known_blocks`. */
 static const struct {
@@ -157,6 +187,7 @@ void check_quant(void)
     halves("BF16", quant_bf16_to_f32, quant_f32_to_bf16, 0x7f80);
     known_values();
     known_groups();
+    known_fp8();
     known_blocks();
     encoded(QUANT_F16, 0x1p-11f);
     encoded(QUANT_BF16, 0x1p-8f);

@@ -449,6 +449,9 @@ TEST(options_of_other_servers)
     EXPECT_INT(PARSE("--enable-prefix-caching", "--kv-cache-dtype=auto"), 0);
     EXPECT(c.prefix_cache);
     EXPECT_STR(c.kv_cache_type, "f16");
+    EXPECT_INT(PARSE("--kv-cache-dtype", "fp8_e4m3"), 0);
+    EXPECT_STR(c.kv_cache_type, "fp8");
+    EXPECT_INT(PARSE("--kv-cache-dtype", "fp8_e5m2"), -1);
     EXPECT_INT(PARSE("--enable-chunked-prefill", "--no-enable-chunked-prefill"), 0);
     EXPECT_INT(PARSE("--dtype", "auto", "--gpu_memory_utilization", "0.9", "--trust-remote-code",
                      "--tensor-parallel-size", "1", "folder"), 0);
