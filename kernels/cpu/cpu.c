@@ -16,7 +16,7 @@
 #include <cpuid.h>
 #endif
 
-enum { ALIGN = 64, THREADS_MAX = 512, PARALLEL_NS_MIN = 4000 };
+enum { ALIGN = 64, TILE_MAX = 8, THREADS_MAX = 512, PARALLEL_NS_MIN = 4000 };
 
 static const char *const level_names[] = {"base", "avx2", "avx512", "avx512-bf16"};
 
@@ -262,29 +262,26 @@ static int kv_open(struct device *d, const struct kv_options *o)
     return 0;
 }
 
-/* The inputs of linear in its other forms, each rounded up to ALIGN: q, d and sums of struct
- * cpu_quantized, or (a call may want both) the same rounded to BF16. */
-static size_t inputs_bytes(int n_max, int cols_max, size_t *d_at, size_t *sums_at, size_t *h_at)
+/* The inputs of linear in its other forms: struct cpu_quantized, whose last tile may have up to
+ * TILE_MAX - 1 rows more, and (a call may want both), from *h_at on, the same rounded to BF16. */
+static size_t inputs_bytes(int n_max, int cols_max, size_t *h_at)
 {
-    size_t q = (size_t)n_max * (size_t)cols_max,
-           blocks = (size_t)n_max * ((size_t)cols_max / 32 + 1);
+    size_t tiles = (size_t)(n_max + TILE_MAX - 1) * ((size_t)cols_max / 32) * CPU_QUANTIZED_BYTES;
 
-    *d_at = (q + ALIGN - 1) / ALIGN * ALIGN;
-    *sums_at = *d_at + (blocks * sizeof(float) + ALIGN - 1) / ALIGN * ALIGN;
-    *h_at = *sums_at + (2 * blocks * sizeof(int32_t) + ALIGN - 1) / ALIGN * ALIGN;
-    return *h_at + q * sizeof(uint16_t);
+    *h_at = (tiles + ALIGN - 1) / ALIGN * ALIGN;
+    return *h_at + (size_t)n_max * (size_t)cols_max * sizeof(uint16_t);
 }
 
 static size_t device_linear_workspace(int n_max, int cols_max)
 {
-    size_t d_at, sums_at, h_at;
+    size_t h_at;
 
-    return inputs_bytes(n_max, cols_max, &d_at, &sums_at, &h_at) + (size_t)n_max * sizeof(int32_t);
+    return inputs_bytes(n_max, cols_max, &h_at) + (size_t)n_max * sizeof(int32_t);
 }
 
 static int device_reserve(struct device *d, int n_max, int cols_max)
 {
-    size_t d_at, sums_at, h_at;
+    size_t h_at;
 
     if (cpu_failed(d))
         return -1;
@@ -292,14 +289,12 @@ static int device_reserve(struct device *d, int n_max, int cols_max)
         return cpu_fail(d, "scratch memory is already reserved");
     if (n_max < 1 || cols_max < 1)
         return cpu_fail(d, "scratch memory for %d x %d values", n_max, cols_max);
-    size_t bytes = inputs_bytes(n_max, cols_max, &d_at, &sums_at, &h_at);
+    size_t bytes = inputs_bytes(n_max, cols_max, &h_at);
     char *memory = device_alloc(d, bytes);
     d->attention_starts = device_alloc(d, ((size_t)n_max + 1) * sizeof(int32_t));
-    d->xq.q = (int8_t *)memory;
+    d->xq.tiles = memory;
     if (!memory || !d->attention_starts)
         return cpu_fail(d, "no memory for %zu bytes of scratch", bytes);
-    d->xq.d = (float *)(memory + d_at);
-    d->xq.sums = (int32_t *)(memory + sums_at);
     d->xh = (uint16_t *)(memory + h_at);
     d->n_max = n_max;
     d->cols_max = cols_max;
@@ -351,7 +346,7 @@ static void device_close(struct device *d)
         munmap(d->kv.k, d->kv_bytes);
         munmap(d->kv.v, d->kv_bytes);
     }
-    device_free(d, d->xq.q);
+    device_free(d, d->xq.tiles);
     device_free(d, d->attention_starts);
     device_free(d, d->scratch);
     free(d);

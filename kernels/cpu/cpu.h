@@ -18,13 +18,26 @@ struct cpu_features {
     bool vnni;            /* only with avx512 */
 };
 
-/* Rows of activations quantized to int8 in blocks of 32: value = d * q. A block that holds a NaN or
- * an infinity has d = NaN, so that its outputs are NaN. */
+/* Rows of activations quantized to int8 in blocks of 32, value = d * q, as the loops over them go:
+ * tiles of `tile` rows; a tile is, block after block, int8 q[tile][32] and struct cpu_scale[tile].
+ * The rows that the last tile lacks hold anything. A block that holds a NaN or an infinity has
+ * d = NaN, so that its outputs are NaN. */
 struct cpu_quantized {
-    int8_t *q;     /* [n][cols] */
-    float *d;      /* [n][cols / 32] */
-    int32_t *sums; /* [n][cols / 16]: sums of 16 q each */
+    char *tiles;
+    int tile;
 };
+struct cpu_scale {
+    float d, sum;         /* d times the sum of the 32 q */
+    int32_t whole, right; /* minus the sum of the 32 q, and of the last 16 of them */
+};
+
+static inline struct cpu_scale cpu_scale_of(float d, const int32_t sums[2])
+{
+    int32_t sum = sums[0] + sums[1];
+    return (struct cpu_scale){d, d * (float)sum, -sum, -sums[1]};
+}
+
+enum { CPU_QUANTIZED_BYTES = 32 + sizeof(struct cpu_scale) }; /* of a row's block */
 
 /* What a variant of linear reads: the floats as they are, or what linear.c made of them once. */
 enum cpu_input {
@@ -84,7 +97,10 @@ struct cpu_variants {
                      bool add);
     void (*linear_rows[QUANT_COUNT])(const struct cpu_linear_slice *s); /* rows of one matrix */
     enum cpu_input linear_input[QUANT_COUNT];
-    void (*quantize_row)(const float *in, int64_t cols, int8_t *q, float *d, int32_t *sums);
+    /* block b goes to q + b * stride and, in bytes, scale + b * stride */
+    void (*quantize_row)(const float *in, int64_t cols, int8_t *q, struct cpu_scale *scale,
+                         size_t stride);
+    int few_inputs, tile_inputs; /* cpu_quantized.tile is n for at most so many, else this */
     void (*round_row)(const float *in, int64_t cols, uint16_t *out);
     void (*rope_head)(float *head, const float *cos_sin, int n_freq, bool interleaved);
     void (*kv_encode)(enum quant_type type, const float *in, void *out, int n);

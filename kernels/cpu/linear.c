@@ -61,21 +61,23 @@ static void linear_rows(const struct cpu_linear_slice *s)
                       s->n - t < TOKENS ? s->n - t : TOKENS);
 }
 
-static void quantize_row(const float *in, int64_t cols, int8_t *q, float *d, int32_t *sums)
+static void quantize_row(const float *in, int64_t cols, int8_t *q, struct cpu_scale *scale,
+                         size_t stride)
 {
-    for (int64_t b = 0; b < cols / BLOCK; b++, in += BLOCK, q += BLOCK) {
+    for (int64_t b = 0; b < cols / BLOCK; b++, in += BLOCK, q += stride) {
         float most = 0, poison = 0;
+        int32_t sums[2] = {0, 0};
         for (int i = 0; i < BLOCK; i++) {
             most = fmaxf(most, fabsf(in[i]));
             poison += in[i] - in[i]; /* 0, or NaN when in[i] is not finite */
         }
         float inverse = most > 0x1p-120f ? 127 / most : 0;
-        d[b] = most / 127 + poison;
-        sums[2 * b] = sums[2 * b + 1] = 0;
         for (int i = 0; i < BLOCK; i++) {
             q[i] = poison == 0 ? (int8_t)lrintf(in[i] * inverse) : 0;
-            sums[2 * b + i / HALF] += q[i];
+            sums[i / HALF] += q[i];
         }
+        *scale = cpu_scale_of(most / 127 + poison, sums);
+        scale = (struct cpu_scale *)(void *)((char *)scale + stride);
     }
 }
 
@@ -86,6 +88,7 @@ void linear_base(struct cpu_variants *v)
         v->linear_input[i] = CPU_INPUT_F32;
     }
     v->quantize_row = quantize_row;
+    v->tile_inputs = 1;
 }
 
 /* ---- the driver ---- */
@@ -110,11 +113,15 @@ static void quantize_slice(void *arg, int i, int thread)
 {
     const struct linear_work *work = arg;
     const struct cpu_quantized *x = &work->d->xq;
-    int64_t cols = work->a->jobs[0].w->cols, blocks = cols / BLOCK;
+    int64_t cols = work->a->jobs[0].w->cols;
+    size_t block = (size_t)x->tile * CPU_QUANTIZED_BYTES;
+    char *tile = x->tiles + (size_t)(i / x->tile) * (size_t)(cols / BLOCK) * block;
+    char *scales = tile + x->tile * BLOCK + (size_t)(i % x->tile) * sizeof(struct cpu_scale);
 
     (void)thread;
-    work->d->ops.quantize_row(work->a->in + i * cols, cols, x->q + i * cols, x->d + i * blocks,
-                              x->sums + 2 * i * blocks);
+    work->d->ops.quantize_row(work->a->in + i * cols, cols,
+                              (int8_t *)tile + (ptrdiff_t)(i % x->tile) * BLOCK,
+                              (struct cpu_scale *)(void *)scales, block);
 }
 
 static void linear_slice(void *arg, int i, int thread)
@@ -164,6 +171,7 @@ int linear_run(struct device *d, const struct linear_args *a)
                         (long long)cols, d->n_max, d->cols_max);
     if (wanted[CPU_INPUT_BF16])
         cpu_run(d, round_slice, &work, a->n, (double)a->n * (double)cols * 0.05);
+    d->xq.tile = a->n <= d->ops.few_inputs ? a->n : d->ops.tile_inputs;
     if (wanted[CPU_INPUT_INT8])
         cpu_run(d, quantize_slice, &work, a->n, (double)a->n * (double)cols * 0.1);
 

@@ -17,16 +17,38 @@ VEC_INLINE void ivec_store(void *at, ivec x)
     _mm256_storeu_si256(at, x);
 }
 
-/* Round to int8 (|x| <= 127), store, and return the sum. */
-VEC_INLINE int32_t ivec_store_int8(int8_t *at, vec x)
+/* the sum of 16 int8 */
+VEC_INLINE int32_t sum_bytes(__m128i x)
 {
-    __m256i i = _mm256_cvtps_epi32(x);
-    __m128i low = _mm256_castsi256_si128(i), high = _mm256_extracti128_si256(i, 1);
-    __m128i half = _mm_packs_epi32(low, high), sum = _mm_add_epi32(low, high);
+    __m128i sad = _mm_sad_epu8(_mm_xor_si128(x, _mm_set1_epi8((char)0x80)), _mm_setzero_si128());
+    return _mm_cvtsi128_si32(sad) + _mm_extract_epi16(sad, 4) - 16 * 128;
+}
 
-    _mm_storel_epi64((__m128i *)at, _mm_packs_epi16(half, half));
-    sum = _mm_hadd_epi32(sum, sum);
-    return _mm_cvtsi128_si32(_mm_hadd_epi32(sum, sum));
+VEC_INLINE float greatest_of_block(const float *in)
+{
+    const __m256i magnitude = _mm256_set1_epi32(0x7fffffff);
+    __m256i m = _mm256_setzero_si256(); /* floats without sign order as integers do */
+    for (int i = 0; i < 32; i += VEC)
+        m = _mm256_max_epi32(
+            m, _mm256_and_si256(_mm256_loadu_si256((const void *)(in + i)), magnitude));
+    __m128i r = _mm_max_epi32(_mm256_castsi256_si128(m), _mm256_extracti128_si256(m, 1));
+    r = _mm_max_epi32(r, _mm_shuffle_epi32(r, 0x4e));
+    r = _mm_max_epi32(r, _mm_shuffle_epi32(r, 0xb1));
+    return _mm_cvtss_f32(_mm_castsi128_ps(r));
+}
+
+VEC_INLINE void store_block(int8_t *q, const float *in, float by, int32_t sums[2])
+{
+    const __m256 factor = _mm256_set1_ps(by);
+    for (int h = 0; h < 2; h++, in += 2 * VEC) {
+        __m256i a = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(in), factor));
+        __m256i b = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(in + VEC), factor));
+        __m256i pairs = _mm256_permute4x64_epi64(_mm256_packs_epi32(a, b), 0xd8);
+        __m128i bytes = _mm_packs_epi16(_mm256_castsi256_si128(pairs),
+                                        _mm256_extracti128_si256(pairs, 1));
+        _mm_storeu_si128((__m128i *)(q + 2 * VEC * h), bytes);
+        sums[h] = sum_bytes(bytes);
+    }
 }
 
 /* 16 bytes at `offset` of each of 8 rows, as 4 vectors of one dword per row. */
@@ -87,6 +109,11 @@ VEC_INLINE ivec ivec_xor(ivec a, ivec b)
     return _mm256_xor_si256(a, b);
 }
 
+VEC_INLINE ivec ivec_add(ivec a, ivec b)
+{
+    return _mm256_add_epi32(a, b);
+}
+
 VEC_INLINE ivec ivec_sub(ivec a, ivec b)
 {
     return _mm256_sub_epi32(a, b);
@@ -142,7 +169,7 @@ VEC_INLINE vec ivec_exponent(ivec x)
 }
 
 /* vpmaddubsw saturates at 32767: |w| <= 128 times |q| <= 127, two of them, is 32512. */
-VEC_INLINE ivec dot_step(enum quant_type type, ivec acc, ivec w, const int8_t *q)
+VEC_INLINE ivec dot_step(enum quant_type type, ivec acc, ivec w, const char *q)
 {
     int32_t four;
 

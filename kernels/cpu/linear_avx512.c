@@ -19,12 +19,37 @@ VEC_INLINE void ivec_store(void *at, ivec x)
     _mm512_storeu_si512(at, x);
 }
 
-/* Round to int8 (|x| <= 127), store, and return the sum. */
-VEC_INLINE int32_t ivec_store_int8(int8_t *at, vec x)
+/* the sum of 16 int8 */
+VEC_INLINE int32_t sum_bytes(__m128i x)
 {
-    __m512i i = _mm512_cvtps_epi32(x);
-    _mm_storeu_si128((__m128i *)at, _mm512_cvtepi32_epi8(i));
-    return _mm512_reduce_add_epi32(i);
+    __m128i sad = _mm_sad_epu8(_mm_xor_si128(x, _mm_set1_epi8((char)0x80)), _mm_setzero_si128());
+    return _mm_cvtsi128_si32(sad) + _mm_extract_epi16(sad, 4) - 16 * 128;
+}
+
+VEC_INLINE float greatest_of_block(const float *in)
+{
+    const __m512i magnitude = _mm512_set1_epi32(0x7fffffff);
+    __m512i a = _mm512_and_si512(_mm512_loadu_si512(in), magnitude);
+    __m512i b = _mm512_and_si512(_mm512_loadu_si512(in + VEC), magnitude);
+    __m512i m = _mm512_max_epi32(a, b); /* floats without sign order as integers do */
+    __m256i h = _mm256_max_epi32(_mm512_castsi512_si256(m), _mm512_extracti64x4_epi64(m, 1));
+    __m128i r = _mm_max_epi32(_mm256_castsi256_si128(h), _mm256_extracti128_si256(h, 1));
+    r = _mm_max_epi32(r, _mm_shuffle_epi32(r, 0x4e));
+    r = _mm_max_epi32(r, _mm_shuffle_epi32(r, 0xb1));
+    return _mm_cvtss_f32(_mm_castsi128_ps(r));
+}
+
+VEC_INLINE void store_block(int8_t *q, const float *in, float by, int32_t sums[2])
+{
+    const __m512 factor = _mm512_set1_ps(by);
+    __m128i a = _mm512_cvtepi32_epi8(
+        _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(in), factor)));
+    __m128i b = _mm512_cvtepi32_epi8(
+        _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(in + VEC), factor)));
+    _mm_storeu_si128((__m128i *)q, a);
+    _mm_storeu_si128((__m128i *)(q + 16), b);
+    sums[0] = sum_bytes(a);
+    sums[1] = sum_bytes(b);
 }
 
 /* 16 bytes at `offset` of each of 16 rows, as 4 vectors of one dword per row. */
@@ -82,6 +107,11 @@ VEC_INLINE ivec ivec_xor(ivec a, ivec b)
     return _mm512_xor_si512(a, b);
 }
 
+VEC_INLINE ivec ivec_add(ivec a, ivec b)
+{
+    return _mm512_add_epi32(a, b);
+}
+
 VEC_INLINE ivec ivec_sub(ivec a, ivec b)
 {
     return _mm512_sub_epi32(a, b);
@@ -133,7 +163,7 @@ VEC_INLINE vec ivec_exponent(ivec x)
         _mm512_mask_blend_epi32(zero, _mm512_slli_epi32(x, 23), _mm512_set1_epi32(1 << 22)));
 }
 
-VEC_INLINE ivec dot_step(enum quant_type type, ivec acc, ivec w, const int8_t *q)
+VEC_INLINE ivec dot_step(enum quant_type type, ivec acc, ivec w, const char *q)
 {
     int32_t four;
 

@@ -97,12 +97,11 @@ static void store_quantized(const struct device *d, const float *head, char *to,
 {
     const struct cpu_kv *kv = &d->kv;
     int8_t q[CPU_KV_GROUP];
-    int32_t sums[2];
-    float scale;
+    struct cpu_scale scale;
 
     for (int at = 0; at < kv->o.head_dim; at += CPU_KV_GROUP, scales += kv->o.block_size) {
-        d->ops.quantize_row(head + at, CPU_KV_GROUP, q, &scale, sums);
-        *scales = quant_f32_to_f16(scale);
+        d->ops.quantize_row(head + at, CPU_KV_GROUP, q, &scale, 0);
+        *scales = quant_f32_to_f16(scale.d);
         for (int i = 0; i < CPU_KV_GROUP; i++)
             to[(size_t)(at + i) * stride] = (char)q[i];
     }

@@ -167,6 +167,11 @@ static inline vec vec_div(vec a, vec b)
     return _mm256_div_ps(a, b);
 }
 
+static inline vec vec_fnma(vec a, vec b, vec c) /* c - a * b, rounded once */
+{
+    return _mm256_fnmadd_ps(a, b, c);
+}
+
 static inline vec vec_fma(vec a, vec b, vec c) /* a * b + c, rounded once */
 {
     return _mm256_fmadd_ps(a, b, c);
