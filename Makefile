@@ -173,7 +173,9 @@ $(BUILD)/tests/bench/bench: $(BUILD)/tests/bench/bench_main.o $(BUILD)/server/cm
                             $(BUILD)/config/demo_files.o $(BUILD)/libengine.a $(BUILD)/libkernels.a
 	$(CXX) $(LDFLAGS_ALL) -o $@ $^ $(LIB_ENGINE)
 
-$(BUILD)/tests/kernels/check: $(call objects,$(wildcard tests/kernels/*.c)) $(BUILD)/libkernels.a
+# check_draw compares with the engine's sampler
+$(BUILD)/tests/kernels/check: $(call objects,$(wildcard tests/kernels/*.c)) $(BUILD)/libengine.a \
+                              $(BUILD)/libkernels.a
 	$(CXX) $(LDFLAGS_ALL) -o $@ $^ -lm -lpthread -ldl
 
 EMU_OBJ := $(patsubst %.cu,$(BUILD)/emu/%.o,$(CUDA_SRC)) \

@@ -39,6 +39,8 @@ void batch_clear(struct batch *b)
 {
     b->n_tokens = b->n_seqs = b->n_rows = 0;
     b->picks_only = false;
+    b->draws = NULL;
+    b->changes = NULL;
 }
 
 int batch_add(struct batch *b, const int32_t *tokens, int q_len, int first_pos,

@@ -18,7 +18,11 @@ struct batch {
     struct attention_seq *seqs; /* [n_seqs]; their rows are contiguous and in order */
     int n_rows, n_rows_max;     /* rows of hidden states whose logits are wanted */
     int32_t *rows;              /* [n_rows] indices into tokens; n_rows_max = n_tokens_max */
-    bool picks_only; /* of the rows asked for next, picks are enough: logits stay on the device */
+    /* Of a device that draws, parallel to rows, set once the batch is filled; NULL: it does not.
+     * Logits of the rows it draws stay there. */
+    const struct draw_row *draws;
+    const struct draw_change *changes;
+    bool picks_only; /* without draws: of the rows asked for next, picks are all that is wanted */
 };
 
 int batch_init(struct batch *b, int n_tokens_max, int n_seqs_max);

@@ -39,9 +39,10 @@ static int op_run(void *user, const struct batch *b, struct err *err)
 }
 
 static int op_logits(void *user, const struct batch *b, int first, int n, float **logits,
-                     const struct pick_result **picks, struct err *err)
+                     const struct draw_result **results, struct err *err)
 {
-    return forward_logits(((struct engine *)user)->parts.forward, b, first, n, logits, picks, err);
+    return forward_logits(((struct engine *)user)->parts.forward, b, first, n, logits, results,
+                          err);
 }
 
 static const char *op_piece(void *user, int32_t token, bool with_special, size_t *size)
@@ -114,6 +115,7 @@ static int open_step(struct engine *e, const struct engine_options *o, struct er
         .block_size = o->block_size,
         .n_logits_max = p->forward_options.n_logits_max,
         .vocab = p->model->vocab,
+        .device_draws = forward_draws(p->forward),
         .n_tokens_valid = tokenizer_n_tokens(p->tokenizer),
         .piece_max = tokenizer_piece_max(p->tokenizer),
         .pause_ms_max = o->pause_ms_max,

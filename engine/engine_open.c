@@ -395,7 +395,7 @@ static int fill_info(const struct engine_options *o, struct engine_parts *p, str
 /* One token through the whole pass: pages are touched, and a broken model shows now. */
 static int warm_up(struct engine_parts *p, struct err *err)
 {
-    const struct pick_result *picks;
+    const struct draw_result *results;
     struct batch batch;
     float *logits;
     int32_t block = 0, token = p->model->bos >= 0 ? p->model->bos : 0;
@@ -405,8 +405,8 @@ static int warm_up(struct engine_parts *p, struct err *err)
     batch_want_logits(&batch, batch_add(&batch, &token, 1, 0, &block, p->info.block_size));
     rc = forward_run(p->forward, &batch, err);
     if (!rc)
-        rc = forward_logits(p->forward, &batch, 0, 1, &logits, &picks, err);
-    if (!rc && picks[0].bad)
+        rc = forward_logits(p->forward, &batch, 0, 1, &logits, &results, err);
+    if (!rc && results[0].pick.bad)
         log_event(LOG_WARN, "the model computes numbers that are not finite: its weights may be "
                             "damaged");
     batch_free(&batch);

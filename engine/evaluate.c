@@ -102,15 +102,15 @@ int evaluate_run(struct evaluate *e, const int32_t *tokens, int n, struct err *e
 
 int evaluate_logits(struct evaluate *e, int first, const float **logits, int *n, struct err *err)
 {
-    const struct pick_result *picks;
+    const struct draw_result *results;
     float *rows = NULL;
     int left = e->batch.n_rows - first, most = e->parts.forward_options.n_logits_max;
     CHECK(left > 0);
     *n = left < most ? left : most;
-    int rc = forward_logits(e->parts.forward, &e->batch, first, *n, &rows, &picks, err);
+    int rc = forward_logits(e->parts.forward, &e->batch, first, *n, &rows, &results, err);
     *logits = rows;
     for (int i = 0; !rc && i < *n; i++)
-        if (picks[i].bad)
+        if (results[i].pick.bad)
             rc = err_set(err, ERR_FORMAT, "the model computes numbers that are not finite");
     return rc;
 }

@@ -36,9 +36,12 @@ struct forward {
     void *moe_workspace; /* MoE only */
     float *cos_sin[MODEL_ROPES_MAX]; /* [rows][n_freq][2] */
     float *logits;       /* [n_logits_max][vocab] */
+    struct draw_result *drawn; /* [n_logits_max]; NULL if the device does not draw */
+    bool has_drawn;            /* the last pass was a batch's logits and draws too */
     /* host memory */
     float *host_logits;  /* [n_logits_max][vocab] */
     struct pick_result *picks; /* [n_logits_max] */
+    struct draw_result *results; /* [n_logits_max] */
     float *q_scale;            /* [rows]; NULL unless the model scales queries by position */
     forward_observer *observe; /* or NULL */
     void *observe_user;
@@ -88,7 +91,8 @@ size_t forward_workspace_bytes(const struct model *m, const struct kernels *k,
     if (m->arch->moe)
         scratch += k->moe_workspace((int)s.rows, m->dim, m->ffn, m->n_experts,
                                     m->n_experts_used);
-    return floats * sizeof(float) + s.logits * sizeof(struct pick_result) + scratch;
+    return floats * sizeof(float) + scratch +
+           s.logits * (sizeof(struct pick_result) + 2 * sizeof(struct draw_result));
 }
 
 /* ---- open and close */
@@ -198,6 +202,11 @@ static float *floats(struct forward *f, size_t rows, size_t cols)
     return f->k->alloc(f->device, bytes);
 }
 
+bool forward_draws(const struct forward *f)
+{
+    return f->k->draw && f->m->vocab <= DRAW_VOCAB_MAX;
+}
+
 static bool alloc_buffers(struct forward *f)
 {
     const struct model *m = f->m;
@@ -220,9 +229,12 @@ static bool alloc_buffers(struct forward *f)
         f->host_logits =
             f->k->host_alloc(f->device, s.logits * s.vocab * sizeof *f->host_logits);
     f->picks = f->k->host_alloc(f->device, s.logits * sizeof *f->picks);
+    f->results = f->k->host_alloc(f->device, s.logits * sizeof *f->results);
+    if (all && forward_draws(f))
+        all = (f->drawn = f->k->alloc(f->device, s.logits * sizeof *f->drawn)) != NULL;
     if (m->query_scale_beta > 0)
         all = (f->q_scale = calloc(s.rows, sizeof *f->q_scale)) && all;
-    return all && f->host_logits && f->picks;
+    return all && f->host_logits && f->picks && f->results;
 }
 
 static int device_failed(const struct forward *f, const char *what, struct err *err)
@@ -299,6 +311,8 @@ void forward_close(struct forward *f)
     f->k->free(f->device, f->logits);
     f->k->host_free(f->device, f->host_logits);
     f->k->host_free(f->device, f->picks);
+    f->k->host_free(f->device, f->results);
+    f->k->free(f->device, f->drawn);
     free(f->q_scale);
     free(f);
 }
@@ -442,49 +456,98 @@ static int run_layers(struct forward *f, const struct batch *b)
     return rc;
 }
 
+static struct draw_args draw_of(const struct forward *f, const struct batch *b, int first, int n)
+{
+    return (struct draw_args){.logits = f->logits, .result = f->drawn, .rows = b->draws + first,
+                              .changes = b->changes, .n = n, .vocab = f->m->vocab,
+                              .softcap = f->m->logit_softcap};
+}
+
+/* Logits of rows first .. first + n, and what is told of them: draw, or NULL for picks. */
+static int run_head(struct forward *f, const struct batch *b, int first, int n,
+                    const struct draw_args *draw)
+{
+    const struct model *m = f->m;
+    if (f->k->gather(f->device, &(struct gather_args){.out = f->h, .in = f->x,
+                                                      .rows = b->rows + first, .n = n,
+                                                      .dim = m->dim}) ||
+        norm(f, f->h, f->h, m->final_norm, n, m->dim, false) ||
+        linear(f, f->logits, &m->head, f->h, n, false))
+        return -1;
+    if (draw)
+        return f->k->draw(f->device, draw);
+    return f->k->pick(f->device, &(struct pick_args){.logits = f->logits, .result = f->picks,
+                                                     .n = n, .vocab = m->vocab,
+                                                     .softcap = m->logit_softcap});
+}
+
 int forward_run(struct forward *f, const struct batch *b, struct err *err)
 {
+    struct draw_args draw;
     if (!b->n_tokens)
         return 0;
     CHECK(b->n_tokens <= f->options.n_tokens_max);
     scale_queries(f, b);
+    f->has_drawn = b->draws && b->n_rows > 0 && b->n_rows <= f->options.n_logits_max;
+    if (f->has_drawn)
+        draw = draw_of(f, b, 0, b->n_rows);
     int rc = f->k->step_begin(f->device, &(struct step_args){
                                              .tokens = b->tokens, .pos = b->pos,
                                              .slots = b->slots, .q_scale = f->q_scale,
                                              .seqs = b->seqs, .n = b->n_tokens,
-                                             .n_seqs = b->n_seqs});
+                                             .n_seqs = b->n_seqs,
+                                             .draw = f->has_drawn ? &draw : NULL,
+                                             .rows = f->has_drawn ? b->rows : NULL});
     if (!rc) {
         rc = run_layers(f, b);
+        if (!rc && f->has_drawn)
+            rc = run_head(f, b, 0, b->n_rows, &draw);
         if (f->k->step_end(f->device))
             rc = -1;
     }
     return rc < 0 ? device_failed(f, "forward pass", err) : 0;
 }
 
-int forward_logits(struct forward *f, const struct batch *b, int first, int n, float **logits,
-                   const struct pick_result **picks, struct err *err)
+/* The logits of rows first .. first + n that the host asks for. */
+static int download_logits(struct forward *f, const struct batch *b, int first, int n)
 {
-    const struct model *m = f->m;
+    size_t vocab = (size_t)f->m->vocab;
+    for (int i = 0, end; i < n; i = end) {
+        bool asked = b->draws ? !b->draws[first + i].wanted : !b->picks_only;
+        for (end = i + 1; end < n && (!b->draws || b->draws[first + end].wanted != asked);)
+            end++;
+        if (asked && f->k->download(f->device, f->host_logits + (size_t)i * vocab,
+                                     f->logits + (size_t)i * vocab,
+                                     (size_t)(end - i) * vocab * sizeof(float)))
+            return -1;
+    }
+    return 0;
+}
+
+int forward_logits(struct forward *f, const struct batch *b, int first, int n, float **logits,
+                   const struct draw_result **results, struct err *err)
+{
     CHECK(first >= 0 && n >= 0 && n <= f->options.n_logits_max && first + n <= b->n_rows);
     *logits = f->host_logits;
-    *picks = f->picks;
+    *results = f->results;
     if (!n)
         return 0;
-    int rc = f->k->gather(f->device, &(struct gather_args){.out = f->h, .in = f->x,
-                                                           .rows = b->rows + first, .n = n,
-                                                           .dim = m->dim});
+    int rc = 0;
+    if (!f->has_drawn) {
+        struct draw_args draw;
+        if (b->draws)
+            draw = draw_of(f, b, first, n);
+        rc = run_head(f, b, first, n, b->draws ? &draw : NULL);
+    } else {
+        CHECK(first == 0 && n == b->n_rows);
+    }
+    if (!rc && b->draws)
+        rc = f->k->download(f->device, f->results, f->drawn, (size_t)n * sizeof *f->results);
     if (!rc)
-        rc = norm(f, f->h, f->h, m->final_norm, n, m->dim, false);
-    if (!rc)
-        rc = linear(f, f->logits, &m->head, f->h, n, false);
-    if (!rc)
-        rc = f->k->pick(f->device, &(struct pick_args){.logits = f->logits, .result = f->picks,
-                                                       .n = n, .vocab = m->vocab,
-                                                       .softcap = m->logit_softcap});
-    if (!rc && !b->picks_only)
-        rc = f->k->download(f->device, f->host_logits, f->logits,
-                            (size_t)n * (size_t)m->vocab * sizeof(float));
+        rc = download_logits(f, b, first, n);
     if (!rc)
         rc = f->k->sync(f->device);
+    for (int i = 0; i < n && !b->draws; i++)
+        f->results[i] = (struct draw_result){.pick = f->picks[i], .token = -1};
     return rc ? device_failed(f, "logits", err) : 0;
 }

@@ -31,13 +31,18 @@ int forward_open(struct model *m, const struct kernels *k, struct device *device
                  const struct forward_options *o, struct forward **out, struct err *err);
 void forward_close(struct forward *f); /* NULL allowed */
 
-/* Run all layers over the batch: KV is stored, hidden states kept. ERR_DEVICE latches. */
+/* Does the device draw tokens: may a batch have draws? */
+bool forward_draws(const struct forward *f);
+
+/* Run all layers over the batch: KV is stored, hidden states kept; with draws, when one call of
+ * forward_logits can ask for all rows, their tokens are drawn too. ERR_DEVICE latches. */
 int forward_run(struct forward *f, const struct batch *b, struct err *err);
 
-/* Logits [n][vocab] of batch rows b->rows[first .. first + n), n <= n_logits_max, and their picks.
- * On return both are in host memory, valid until the next call on f; logits may be written to.
- * b->picks_only: *logits holds nothing of use. */
+/* Logits [n][vocab] of batch rows b->rows[first .. first + n), n <= n_logits_max, and what was
+ * drawn of them; without b->draws only the picks. On return both are in host memory, valid until
+ * the next call on f; logits may be written to. Rows that the device drew, and all with
+ * b->picks_only, hold nothing of use. */
 int forward_logits(struct forward *f, const struct batch *b, int first, int n, float **logits,
-                   const struct pick_result **picks, struct err *err);
+                   const struct draw_result **results, struct err *err);
 
 #endif

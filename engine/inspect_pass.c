@@ -353,7 +353,7 @@ static int run(struct model *m, struct device *d, struct err *err)
 {
     const struct forward_options options = {.n_tokens_max = 1, .n_logits_max = 1, .n_blocks = 1,
                                             .block_size = BLOCK_SIZE, .kv_type = QUANT_F16};
-    const struct pick_result *picks;
+    const struct draw_result *results;
     const int32_t block = 0, token = 0;
     struct forward *f = NULL;
     struct batch batch;
@@ -366,7 +366,7 @@ static int run(struct model *m, struct device *d, struct err *err)
     if (!rc)
         rc = forward_run(f, &batch, err);
     if (!rc)
-        rc = forward_logits(f, &batch, 0, 1, &logits, &picks, err);
+        rc = forward_logits(f, &batch, 0, 1, &logits, &results, err);
     forward_close(f);
     batch_free(&batch);
     return rc;

@@ -86,6 +86,9 @@ int sampler_draw(struct sampler *s, const struct sample_input *in, struct sample
 void sampler_logprobs(struct sampler *s, const float *logits, const struct pick_result *pick,
                       int32_t token, int n_top, struct sample_result *out);
 
+/* What a device drew (kernels.h, draw), as sampler_draw tells it. */
+int sampler_drawn(const struct draw_result *draw, struct sample_result *out);
+
 /* The RNG: Philox 4x32-10 (Salmon et al. 2011) keyed by seed, counted by position: [0, 1). */
 double sample_uniform(uint64_t seed, uint64_t position);
 

@@ -619,6 +619,20 @@ int sampler_draw(struct sampler *s, const struct sample_input *in, struct sample
     return token >= 0 ? 0 : ERR_VALUE;
 }
 
+int sampler_drawn(const struct draw_result *draw, struct sample_result *out)
+{
+    float log_sum_exp = draw->pick.log_sum_exp;
+    *out = (struct sample_result){.token = draw->token, .logprob = LOGPROB_MIN};
+    out->n_top = draw->n_top;
+    for (int i = 0; i < draw->n_top; i++)
+        out->top[i] = (struct sample_top){draw->top[i].token,
+                                          logprob_of(draw->top[i].logit, log_sum_exp)};
+    if (draw->token < 0)
+        return ERR_VALUE;
+    out->logprob = logprob_of(draw->logit, log_sum_exp);
+    return 0;
+}
+
 void sampler_logprobs(struct sampler *s, const float *logits, const struct pick_result *pick,
                       int32_t token, int n_top, struct sample_result *out)
 {

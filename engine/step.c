@@ -6,7 +6,8 @@
  *   reap     the cancelled, and those whose reader has been gone for too long
  *   plan     sched.c
  *   run      fill the batch, one forward pass
- *   deliver  logits in slices: prompt events, or a token is drawn, appended, turned into text
+ *   deliver  logits in slices: prompt events, or a token is drawn (by the device, where it can, or
+ *            by the sampler here), appended, turned into text
  *   flush    events become visible, at most one wake; statistics are published
  *
  * A device error latches (R6): everything live fails with ERR_DEAD, and so does what is taken from
@@ -30,7 +31,8 @@ int step_init(struct step *s, const struct step_options *o, const struct step_op
     s->text = malloc(text_max);
     if (!s->rows || !s->text || kv_init(&s->kv, o->n_blocks, o->block_size, o->key) ||
         sched_init(&s->sched, &s->kv, &o->sched) || sampler_open(o->vocab, &s->sampler) ||
-        batch_init(&s->batch, o->sched.max_batch_tokens, o->sched.max_seqs)) {
+        batch_init(&s->batch, o->sched.max_batch_tokens, o->sched.max_seqs) ||
+        (o->device_draws && draw_plan_init(&s->draws, o->vocab, o->sched.max_batch_tokens))) {
         step_free(s);
         return ERR_NOMEM;
     }
@@ -45,6 +47,7 @@ void step_free(struct step *s)
     if (!s)
         return;
     batch_free(&s->batch);
+    draw_plan_free(&s->draws);
     sampler_close(s->sampler);
     sched_free(&s->sched);
     kv_free(&s->kv);
@@ -198,6 +201,34 @@ static bool wants_logits(const struct seq *seq, int pos)
            pos + 1 >= seq->n_prompt_sent;
 }
 
+static struct sample_input sample_input(const struct step *s, const struct seq *seq)
+{
+    return (struct sample_input){.params = &seq->request.params,
+                                 .seed = seq->seed,
+                                 .tokens = seq->tokens,
+                                 .n = seq->n_tokens,
+                                 .n_prompt = seq->n_prompt,
+                                 .n_tokens_valid = s->options.n_tokens_valid,
+                                 .stop_ids = seq->stop_ids,
+                                 .n_stop_ids = seq->n_stop_ids};
+}
+
+/* Rows of prompt tokens, and of sequences that draw none, are read by the host. */
+static void plan_draws(struct step *s)
+{
+    draw_plan_clear(&s->draws);
+    for (int i = 0; i < s->batch.n_rows; i++) {
+        const struct seq *seq = s->rows[i].seq;
+        const struct sample_input in = sample_input(s, seq);
+        if (s->rows[i].pos + 1 < seq->n_prompt || seq->n_tokens == seq->n_tokens_max)
+            draw_plan_skip(&s->draws);
+        else
+            draw_plan_add(&s->draws, &in);
+    }
+    s->batch.draws = s->draws.rows;
+    s->batch.changes = s->draws.changes;
+}
+
 static void fill(struct step *s)
 {
     struct batch *b = &s->batch;
@@ -214,6 +245,8 @@ static void fill(struct step *s)
             batch_want_logits(b, row + j);
         }
     }
+    if (s->options.device_draws)
+        plan_draws(s);
 }
 
 static void count(struct step *s)
@@ -258,23 +291,17 @@ static void deliver_prompt(struct step *s, struct seq *seq, int pos, const float
     put_prompt_event(seq, &result);
 }
 
-static int draw(struct step *s, struct seq *seq, float *logits, const struct pick_result *pick,
-                struct sample_result *result)
+/* The row's token: what the device drew, or else what the sampler draws from its logits. */
+static int draw(struct step *s, struct seq *seq, float *logits, const struct draw_result *from,
+                bool on_device, struct sample_result *result)
 {
-    const struct sample_input in = {.logits = logits,
-                                    .pick = pick,
-                                    .params = &seq->request.params,
-                                    .seed = seq->seed,
-                                    .tokens = seq->tokens,
-                                    .n = seq->n_tokens,
-                                    .n_prompt = seq->n_prompt,
-                                    .n_tokens_valid = s->options.n_tokens_valid,
-                                    .stop_ids = seq->stop_ids,
-                                    .n_stop_ids = seq->n_stop_ids};
-    *result = (struct sample_result){.token = pick->best, .logprob = NAN};
-    if (seq_is_plain_greedy(seq) && pick->best < s->options.n_tokens_valid)
+    struct sample_input in = sample_input(s, seq);
+    in.logits = logits;
+    in.pick = &from->pick;
+    *result = (struct sample_result){.token = from->pick.best, .logprob = NAN};
+    if (!on_device && seq_is_plain_greedy(seq) && from->pick.best < s->options.n_tokens_valid)
         return 0;
-    int rc = sampler_draw(s->sampler, &in, result);
+    int rc = on_device ? sampler_drawn(from, result) : sampler_draw(s->sampler, &in, result);
     if (seq->request.params.logprobs < 0) {
         result->logprob = NAN;
         result->n_top = 0;
@@ -283,7 +310,7 @@ static int draw(struct step *s, struct seq *seq, float *logits, const struct pic
 }
 
 static void deliver_token(struct step *s, struct seq *seq, float *logits,
-                          const struct pick_result *pick)
+                          const struct draw_result *from, bool on_device)
 {
     struct sample_result result;
     struct event event = {.kind = EVENT_TOKEN, .text = s->text};
@@ -291,7 +318,7 @@ static void deliver_token(struct step *s, struct seq *seq, float *logits,
         done(s, seq, (struct seq_stop){FINISH_LENGTH, -1, -1, false});
         return;
     }
-    if (draw(s, seq, logits, pick, &result)) {
+    if (draw(s, seq, logits, from, on_device, &result)) {
         fail(s, seq, ERR_VALUE, "logit_bias and min_tokens leave no token to choose");
         return;
     }
@@ -311,18 +338,18 @@ static void deliver_token(struct step *s, struct seq *seq, float *logits,
         done(s, seq, stop);
 }
 
-static void deliver_row(struct step *s, const struct step_row *row, float *logits,
-                        const struct pick_result *pick)
+static void deliver_row(struct step *s, int i, float *logits, const struct draw_result *result)
 {
-    struct seq *seq = row->seq;
+    struct seq *seq = s->rows[i].seq;
+    int pos = s->rows[i].pos;
     if (seq->state == SEQ_FINISHED) /* failed by an earlier row of this step */
         return;
-    if (pick->bad)
+    if (result->pick.bad)
         fail(s, seq, ERR_INTERNAL, "the model computed numbers that are not finite");
-    else if (row->pos + 1 < seq->n_prompt)
-        deliver_prompt(s, seq, row->pos, logits, pick);
+    else if (pos + 1 < seq->n_prompt)
+        deliver_prompt(s, seq, pos, logits, &result->pick);
     else
-        deliver_token(s, seq, logits, pick);
+        deliver_token(s, seq, logits, result, s->batch.draws && s->batch.draws[i].wanted);
 }
 
 /* Are these rows' picks all that is needed: is each the next token of a greedy sequence? */
@@ -338,7 +365,7 @@ static bool picks_suffice(const struct step *s, int first, int n)
 
 static int deliver(struct step *s, struct err *err)
 {
-    const struct pick_result *picks;
+    const struct draw_result *results;
     float *logits;
     put_first_prompt_events(s);
     for (int first = 0; first < s->batch.n_rows; first += s->options.n_logits_max) {
@@ -346,12 +373,11 @@ static int deliver(struct step *s, struct err *err)
         if (n > s->options.n_logits_max)
             n = s->options.n_logits_max;
         s->batch.picks_only = picks_suffice(s, first, n);
-        int rc = s->ops.logits(s->ops.user, &s->batch, first, n, &logits, &picks, err);
+        int rc = s->ops.logits(s->ops.user, &s->batch, first, n, &logits, &results, err);
         if (rc)
             return rc;
         for (int i = 0; i < n; i++)
-            deliver_row(s, &s->rows[first + i], logits + (size_t)i * (size_t)s->options.vocab,
-                        &picks[i]);
+            deliver_row(s, first + i, logits + (size_t)i * (size_t)s->options.vocab, &results[i]);
     }
     return 0;
 }

@@ -6,6 +6,7 @@
 #define SIROCCO_STEP_H
 
 #include "engine/batch.h"
+#include "engine/draw.h"
 #include "engine/mailbox.h"
 #include "engine/sched.h"
 
@@ -13,7 +14,7 @@
 struct step_ops {
     int (*run)(void *user, const struct batch *b, struct err *err); /* as forward_run */
     int (*logits)(void *user, const struct batch *b, int first, int n, float **logits,
-                  const struct pick_result **picks, struct err *err); /* as forward_logits */
+                  const struct draw_result **results, struct err *err); /* as forward_logits */
     const char *(*piece)(void *user, int32_t token, bool with_special, size_t *size);
     uint64_t (*now_ns)(void *user); /* monotonic */
     void *user;
@@ -24,6 +25,7 @@ struct step_options {
     int n_blocks, block_size;
     int n_logits_max;   /* rows per call of ops.logits */
     int vocab;
+    bool device_draws;  /* the batch may have draws */
     int n_tokens_valid; /* ids >= this are never drawn */
     size_t piece_max;   /* longest piece in bytes */
     int pause_ms_max;
@@ -44,6 +46,7 @@ struct step {
     struct batch batch;
     struct sampler *sampler;
     struct step_row *rows; /* [max_batch_tokens], parallel to batch.rows */
+    struct draw_plan draws; /* of these rows, if the device draws */
     char *text;            /* [text_max] of the event being made */
     struct engine_stats stats;
     struct err death; /* code 0: alive */

@@ -183,6 +183,56 @@ struct pick_args {
     float softcap;
 };
 
+/* One token drawn from each row of logits, as engine/sample.h defines it (which has the formulas'
+ * sources): softcap as in pick; what pick tells; the best raw logits; then, token by token, the
+ * row's changes: x += bias; with in_text, x > 0 ? x / repetition : x * repetition; with count > 0,
+ * x -= presence + count * frequency; above FLT_MAX it becomes that; banned: -inf. Of the ids below
+ * n_valid whose bit of allowed is set: the highest logit (the lowest id on ties) if temperature is
+ * below 1e-5, else weights exp((x - max) / temperature); the top_k best of them; of these the
+ * fewest best whose weights reach top_p of their sum; of these those of at least min_p times the
+ * best; the first, in the order of ids, at which the running sum exceeds uniform times the sum.
+ * Order is by logit, then the lower id. Weights are summed as multiples of 2^-44, so that no sum
+ * depends on its order; less than that counts as nothing. */
+enum { DRAW_TOP_MAX = 20, DRAW_VOCAB_MAX = 1 << 19, DRAW_CHANGES_MAX = 1 << 17 };
+
+struct draw_change { /* a token whose logit is not the model's; at most one per token and row */
+    int32_t token; /* below n_valid */
+    float bias;
+    int32_t count; /* in the output */
+    bool in_text;  /* in prompt or output */
+    bool banned;
+};
+struct draw_row {
+    bool wanted; /* else only the pick is made, and the row's logits stay the model's */
+    float temperature, top_p, min_p;
+    float repetition, presence, frequency;
+    int32_t top_k;   /* 0: all */
+    int32_t n_valid; /* 1..vocab */
+    int32_t n_top;   /* 0..DRAW_TOP_MAX: how many of the best raw logits to tell */
+    int32_t first_change, n_changes; /* of draw_args.changes */
+    const uint32_t *allowed; /* [(n_valid + 31) / 32] host, bit id % 32 of word id / 32; or NULL */
+    double uniform;          /* [0, 1) */
+};
+struct draw_top {
+    int32_t token;
+    float logit;
+};
+struct draw_result {
+    struct pick_result pick;
+    int32_t token; /* -1: not wanted, pick.bad, or nothing is allowed */
+    float logit;   /* the token's, before changes */
+    int32_t n_top; /* fewer than asked for when there are not so many ids */
+    struct draw_top top[DRAW_TOP_MAX]; /* descending, the lower id first on ties */
+};
+struct draw_args {
+    float *logits;                     /* [n][vocab]; on return unspecified where wanted */
+    struct draw_result *result;        /* [n] */
+    const struct draw_row *rows;       /* [n], host */
+    const struct draw_change *changes; /* host; all rows' together at most DRAW_CHANGES_MAX */
+    int n, vocab;                      /* vocab: at most DRAW_VOCAB_MAX */
+    float softcap;
+};
+
 /* One forward pass over a batch: what is the same for all its ops. Until step_end the arrays below
  * stay as they are, and ops that are given these very pointers may use what step_begin copied. */
 struct step_args {
@@ -191,6 +241,8 @@ struct step_args {
     const float *q_scale;             /* [n], host, or NULL */
     const struct attention_seq *seqs; /* [n_seqs], host */
     int n, n_seqs;
+    const struct draw_args *draw; /* of the rows below, gathered; NULL: the pass ends before */
+    const int32_t *rows;          /* [draw->n], host, or NULL */
 };
 
 /* What a device reaches at best, measured: by all its cores at once. */
@@ -229,8 +281,9 @@ struct kernels {
     int (*reserve)(struct device *device, int n_max, int cols_max); /* scratch of all ops, once */
 
     /* Bracket the ops of a forward pass. begin returns 0: call the ops, then end; 1: the pass was
-     * enqueued whole, as it ran before for this n (every sequence has one token): call neither.
-     * For that, a step's ops must depend on nothing but n and the arrays of step_args. */
+     * enqueued whole, as it ran before for this n (every sequence has one token, and with draw each
+     * of these is a row): call neither. For that, a step's ops must depend on nothing but n, on
+     * there being a draw or none, and on the arrays of step_args and of its draw. */
     int (*step_begin)(struct device *device, const struct step_args *args);
     int (*step_end)(struct device *device);
 
@@ -244,6 +297,8 @@ struct kernels {
     int (*moe)(struct device *device, const struct moe_args *args);
     int (*gather)(struct device *device, const struct gather_args *args);
     int (*pick)(struct device *device, const struct pick_args *args);
+    /* NULL: the device draws no tokens, the host's sampler does */
+    int (*draw)(struct device *device, const struct draw_args *args);
 
     /* Takes about a second; weights: the type whose products are meant. NULL: not measured. */
     int (*limits)(struct device *device, enum quant_type weights, struct device_limits *out);
@@ -252,7 +307,7 @@ struct kernels {
 const struct kernels *kernels_cpu(void);
 
 /* The plugin's only exported symbol; NULL when it was built for another version of this header. */
-#define KERNELS_VERSION 1
+#define KERNELS_VERSION 2
 #define KERNELS_PLUGIN_SYMBOL "sirocco_plugin"
 typedef const struct kernels *kernels_plugin_fn(int version, size_t struct_bytes);
 /* Load the plugin at path; NULL: sirocco-cuda.so beside the program, then in ../lib/sirocco. It

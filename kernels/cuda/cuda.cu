@@ -375,6 +375,7 @@ static const struct kernels table = {
     .moe = cuda_moe,
     .gather = cuda_gather,
     .pick = cuda_pick,
+    .draw = cuda_draw,
 };
 
 extern "C" __attribute__((visibility("default"))) const struct kernels *

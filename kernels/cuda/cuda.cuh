@@ -94,6 +94,15 @@ struct cuda_graph {
     bool seen; /* ran once without a graph */
 };
 
+/* A row of a draw on the device. */
+struct cuda_draw {
+    struct draw_row row;
+    struct draw_change *changes; /* device; NULL: none */
+    const uint32_t *allowed;     /* device, or NULL */
+    float scale;                 /* 1 / temperature */
+    double margin;               /* min_p's: temperature * log(min_p) */
+};
+
 struct device {
     char error[CUDA_ERROR_MAX]; /* "" or the latched error */
     char name[CUDA_NAME_MAX];
@@ -116,7 +125,10 @@ struct device {
     int32_t *step_tokens, *step_pos;
     int64_t *step_slots;
     float *step_q_scale;
-    struct cuda_graph graphs[CUDA_GRAPHS_MAX + 1];
+    int32_t *step_rows;
+    struct cuda_draw *step_draws;
+    struct cuda_graph *capture; /* what is being captured, while capturing */
+    struct cuda_graph graphs[2][CUDA_GRAPHS_MAX + 1]; /* without and with a draw */
     bool plan_made;  /* plan is the step's */
     int plan_heads;  /* of the model, known from the first attention; 0: not yet */
 
@@ -164,6 +176,8 @@ int cuda_step_end(struct device *d);
 void cuda_step_close(struct device *d);
 int cuda_plan_get(struct device *d, const struct attention_seq *seqs, int n_seqs, int n_heads,
                   struct cuda_plan *plan);
+/* A draw's rows on the device, in the same way. */
+const struct cuda_draw *cuda_draw_stage(struct device *d, const struct draw_args *a);
 int cuda_upload(struct device *d, void *to, const void *from_host, size_t bytes);
 
 /* ---- matrices (matrix.cu), the library (blas.cu) */
@@ -216,6 +230,14 @@ int cuda_flash_row_blocks(const struct attention_params *p); /* blocks per row o
 void cuda_flash_tiles(struct device *d, const struct attention_params *p, int n_tiles);
 void cuda_flash_rows(struct device *d, const struct attention_params *p, int n_rows);
 
+/* ---- a draw's arguments (draw.cu) */
+
+int cuda_draw_check(struct device *d, const struct draw_args *a);
+size_t cuda_draw_extra(const struct draw_args *a); /* bytes of changes and masks */
+/* Fill rows[a->n] and extra, host memory whose copies will lie at extra_device. */
+void cuda_draw_fill(const struct draw_args *a, struct cuda_draw *rows, char *extra,
+                    char *extra_device);
+
 /* ---- the ops */
 
 int cuda_embed(struct device *d, const struct embed_args *a);
@@ -230,6 +252,7 @@ void cuda_moe_close(struct device *d);
 size_t cuda_moe_workspace(int n_max, int dim, int ffn, int n_experts, int n_used);
 int cuda_gather(struct device *d, const struct gather_args *a);
 int cuda_pick(struct device *d, const struct pick_args *a);
+int cuda_draw(struct device *d, const struct draw_args *a);
 
 /* ---- numbers, in kernels */
 

@@ -18,7 +18,7 @@
 
 enum {
     RING_BYTES = 32 << 20,
-    STEP_BYTES = 16 << 20,
+    STEP_BYTES = 24 << 20,
     SMALL_BYTES = 64 << 10, /* uploads up to here go through the ring unwaited */
     COPIERS = 8,            /* threads that fill the ring from a mapped file */
     COPY_EACH_MIN = 1 << 20,
@@ -69,10 +69,29 @@ const void *cuda_stage(struct device *d, const void *from_host, size_t bytes)
         return d->step_slots;
     if (d->in_step && from_host == s->q_scale && bytes == (size_t)s->n * sizeof *s->q_scale)
         return d->step_q_scale;
+    if (d->in_step && s->draw && from_host == s->rows &&
+        bytes == (size_t)s->draw->n * sizeof *s->rows)
+        return d->step_rows;
     if (ring_room(d, bytes, &at))
         return NULL;
     memcpy(d->ring_host + at, from_host, bytes);
     return ring_send(d, at, d->ring_device + at, bytes) ? NULL : d->ring_device + at;
+}
+
+const struct cuda_draw *cuda_draw_stage(struct device *d, const struct draw_args *a)
+{
+    size_t at = 0, rows = aligned((size_t)a->n * sizeof(struct cuda_draw));
+    if (d->in_step && d->step.draw && a->rows == d->step.draw->rows && a->n == d->step.draw->n &&
+        a->vocab == d->step.draw->vocab)
+        return d->step_draws;
+    if (cuda_draw_check(d, a))
+        return NULL;
+    size_t bytes = rows + cuda_draw_extra(a);
+    if (ring_room(d, bytes, &at))
+        return NULL;
+    char *host = d->ring_host + at, *device = d->ring_device + at;
+    cuda_draw_fill(a, (struct cuda_draw *)host, host + rows, device + rows);
+    return ring_send(d, at, device, bytes) ? NULL : (const struct cuda_draw *)device;
 }
 
 /* ---- large uploads */
@@ -154,8 +173,9 @@ int cuda_upload(struct device *d, void *to, const void *from_host, size_t bytes)
 
 /* ---- attention's plan */
 
-struct layout { /* offsets in a step's place, in this order; a function of the counts alone */
-    size_t tokens, pos, slots, q_scale, seqs, rows, tiles, blocks, end;
+/* Offsets in a step's place, in this order; of all but the last two a function of the counts. */
+struct layout {
+    size_t tokens, pos, slots, q_scale, logits_rows, draws, seqs, rows, tiles, blocks, extra, end;
 };
 
 static bool by_tiles(const struct device *d, const struct attention_seq *s, int n_heads)
@@ -187,17 +207,22 @@ static int count(const struct device *d, const struct attention_seq *seqs, int n
     return p->n_rows + p->n_tiles;
 }
 
-static struct layout lay_out(size_t n, const struct cuda_plan *p, size_t n_blocks)
+static struct layout lay_out(size_t n, const struct draw_args *draw, const struct cuda_plan *p,
+                             size_t n_blocks)
 {
+    size_t n_draws = draw ? (size_t)draw->n : 0;
     struct layout l = {};
     l.pos = aligned(n * sizeof(int32_t));
     l.slots = l.pos + aligned(n * sizeof(int32_t));
     l.q_scale = l.slots + aligned(n * sizeof(int64_t));
-    l.seqs = l.q_scale + aligned(n * sizeof(float));
+    l.logits_rows = l.q_scale + aligned(n * sizeof(float));
+    l.draws = l.logits_rows + aligned(n_draws * sizeof(int32_t));
+    l.seqs = l.draws + aligned(n_draws * sizeof(struct cuda_draw));
     l.rows = l.seqs + aligned((size_t)p->n_seqs * sizeof(struct cuda_seq));
     l.tiles = l.rows + aligned((size_t)p->n_rows * sizeof(struct cuda_row));
     l.blocks = l.tiles + aligned((size_t)p->n_tiles * sizeof(struct cuda_tile));
-    l.end = l.blocks + aligned(n_blocks * sizeof(int32_t));
+    l.extra = l.blocks + aligned(n_blocks * sizeof(int32_t));
+    l.end = l.extra + (draw ? aligned(cuda_draw_extra(draw)) : 0);
     return l;
 }
 
@@ -240,7 +265,7 @@ int cuda_plan_get(struct device *d, const struct attention_seq *seqs, int n_seqs
     }
     d->plan_heads = n_heads;
     count(d, seqs, n_seqs, n_heads, plan, &n_blocks);
-    struct layout l = lay_out(0, plan, n_blocks);
+    struct layout l = lay_out(0, NULL, plan, n_blocks);
     if (ring_room(d, l.end, &at))
         return -1;
     fill(d, seqs, n_heads, d->ring_host + at, d->ring_device + at, &l, plan);
@@ -257,7 +282,7 @@ static int send_step(struct device *d, const struct step_args *a)
     d->plan = (struct cuda_plan){};
     if (planned)
         count(d, a->seqs, a->n_seqs, d->plan_heads, &d->plan, &n_blocks);
-    struct layout l = lay_out(n, &d->plan, n_blocks);
+    struct layout l = lay_out(n, a->draw, &d->plan, n_blocks);
     if (l.end > d->step_bytes)
         return cuda_fail(d, "a step's arrays take %zu bytes of %zu", l.end, d->step_bytes);
     if (ring_room(d, l.end, &at))
@@ -268,6 +293,11 @@ static int send_step(struct device *d, const struct step_args *a)
     memcpy(host + l.slots, a->slots, n * sizeof *a->slots);
     if (a->q_scale)
         memcpy(host + l.q_scale, a->q_scale, n * sizeof *a->q_scale);
+    if (a->draw) {
+        memcpy(host + l.logits_rows, a->rows, (size_t)a->draw->n * sizeof *a->rows);
+        cuda_draw_fill(a->draw, (struct cuda_draw *)(host + l.draws), host + l.extra,
+                       device + l.extra);
+    }
     if (planned)
         fill(d, a->seqs, d->plan_heads, host, device, &l, &d->plan);
     d->plan_made = planned;
@@ -275,6 +305,8 @@ static int send_step(struct device *d, const struct step_args *a)
     d->step_pos = (int32_t *)(device + l.pos);
     d->step_slots = (int64_t *)(device + l.slots);
     d->step_q_scale = (float *)(device + l.q_scale);
+    d->step_rows = (int32_t *)(device + l.logits_rows);
+    d->step_draws = (struct cuda_draw *)(device + l.draws);
     return ring_send(d, at, device, l.end);
 }
 
@@ -282,7 +314,12 @@ static int send_step(struct device *d, const struct step_args *a)
 static struct cuda_graph *graph_of(struct device *d, const struct step_args *a)
 {
     bool decode = a->n == a->n_seqs && a->n <= CUDA_GRAPHS_MAX;
-    return decode && d->plan_made && a->n < d->host_bound ? &d->graphs[a->n] : NULL;
+    if (decode && a->draw)
+        decode = a->draw->n == a->n;
+    for (int i = 0; decode && a->draw && i < a->n; i++)
+        decode = a->rows[i] == i;
+    return decode && d->plan_made && a->n < d->host_bound ? &d->graphs[a->draw != NULL][a->n]
+                                                          : NULL;
 }
 
 /* rope_store refuses slots outside the pool; a graph's copy of it cannot. */
@@ -304,7 +341,7 @@ int cuda_step_begin(struct device *d, const struct step_args *a)
     /* the runtime knows a current GPU per thread, and open ran on another one */
     if (cuda_check(d, cudaSetDevice(d->gpu), "the GPU"))
         return -1;
-    if (check_slots(d, a) || send_step(d, a))
+    if (check_slots(d, a) || (a->draw && cuda_draw_check(d, a->draw)) || send_step(d, a))
         return -1;
     struct cuda_graph *g = graph_of(d, a);
     if (g && g->exec)
@@ -316,6 +353,7 @@ int cuda_step_begin(struct device *d, const struct step_args *a)
                        "capturing a step"))
             return -1;
         d->capturing = true;
+        d->capture = g;
     }
     if (g)
         g->seen = true;
@@ -325,7 +363,7 @@ int cuda_step_begin(struct device *d, const struct step_args *a)
 static int end_capture(struct device *d)
 {
     cudaGraph_t graph = NULL;
-    struct cuda_graph *g = &d->graphs[d->step.n];
+    struct cuda_graph *g = d->capture;
     d->capturing = false;
     cudaError_t e = cudaStreamEndCapture(d->stream, &graph);
     int rc = cuda_failed(d) ? -1 : cuda_check(d, e, "capturing a step");
@@ -361,9 +399,11 @@ int cuda_step_open(struct device *d)
 
 void cuda_step_close(struct device *d)
 {
-    for (int i = 0; i <= CUDA_GRAPHS_MAX; i++)
-        if (d->graphs[i].exec)
-            cudaGraphExecDestroy(d->graphs[i].exec);
+    for (int i = 0; i < 2 * (CUDA_GRAPHS_MAX + 1); i++) {
+        struct cuda_graph *g = &d->graphs[i / (CUDA_GRAPHS_MAX + 1)][i % (CUDA_GRAPHS_MAX + 1)];
+        if (g->exec)
+            cudaGraphExecDestroy(g->exec);
+    }
     if (d->ring_host)
         cudaFreeHost(d->ring_host);
 }

@@ -150,9 +150,9 @@ static inline float __fmul_rn(float a, float b) { return a * b; }
 static inline float __fadd_rn(float a, float b) { return a + b; }
 static inline float __fsub_rn(float a, float b) { return a - b; }
 static inline int __popc(unsigned x) { return __builtin_popcount(x); }
-static inline int atomicAdd(int *at, int by)
+template <typename T> static inline T atomicAdd(T *at, T by)
 {
-    int before = *at;
+    T before = *at;
     *at = before + by;
     return before;
 }

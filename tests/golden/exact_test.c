@@ -211,14 +211,14 @@ TEST(exact_steps_without_rows)
     struct err err = {0};
     int32_t prompt[PROMPT];
     float *logits;
-    const struct pick_result *picks;
+    const struct draw_result *results;
     EXPECT(rig_open(&r, test_path("tests/golden/models/mistral"), (struct rig_options){0}));
     make_prompt(prompt, PROMPT, r.m->vocab, 7);
     batch_clear(&r.b);
     EXPECT_INT(forward_run(r.f, &r.b, &err), 0);
     batch_add(&r.b, prompt, PROMPT, 0, r.blocks, r.block_size);
     EXPECT_INT(forward_run(r.f, &r.b, &err), 0);
-    EXPECT_INT(forward_logits(r.f, &r.b, 0, 0, &logits, &picks, &err), 0);
+    EXPECT_INT(forward_logits(r.f, &r.b, 0, 0, &logits, &results, &err), 0);
     EXPECT(forward_workspace_bytes(r.m, r.k, &(struct forward_options){.n_tokens_max = 64,
                                                                   .n_logits_max = 8}) >
            64 * sizeof(float) * (size_t)(r.m->dim + 2 * r.m->ffn));

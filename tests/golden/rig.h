@@ -124,15 +124,15 @@ static void rig_logits(struct rig *r, float *out)
     for (int first = 0; first < r->b.n_rows; first += RIG_LOGITS) {
         int n = r->b.n_rows - first < RIG_LOGITS ? r->b.n_rows - first : RIG_LOGITS;
         float *logits;
-        const struct pick_result *picks;
-        rig_require(forward_logits(r->f, &r->b, first, n, &logits, &picks, &err), &err);
+        const struct draw_result *results;
+        rig_require(forward_logits(r->f, &r->b, first, n, &logits, &results, &err), &err);
         for (int i = 0; i < n; i++) {
             const float *row = logits + (size_t)i * (size_t)r->m->vocab;
             int best = 0;
             for (int j = 1; j < r->m->vocab; j++)
                 best = row[j] > row[best] ? j : best;
-            EXPECT_INT(picks[i].best, best);
-            EXPECT(!picks[i].bad);
+            EXPECT_INT(results[i].pick.best, best);
+            EXPECT(!results[i].pick.bad);
         }
         memcpy(out + (size_t)first * (size_t)r->m->vocab, logits,
                (size_t)n * (size_t)r->m->vocab * sizeof *out);

@@ -79,6 +79,7 @@ void check_act(void);
 void check_moe(void);
 void check_gather(void);
 void check_pick(void);
+void check_draw(void);
 void check_plugin(void);
 void check_bench(void);
 

@@ -225,6 +225,15 @@ static int hosted_pick(struct device *d, const struct pick_args *a)
     return finish(&c, c.failed ? -1 : inner->pick(d, &b));
 }
 
+static int hosted_draw(struct device *d, const struct draw_args *a)
+{
+    struct call c = {.d = d};
+    struct draw_args b = *a;
+    b.logits = floats(&c, a->logits, (int64_t)a->n * a->vocab, true);
+    b.result = send(&c, a->result, (size_t)a->n * sizeof *a->result, true);
+    return finish(&c, c.failed ? -1 : inner->draw(d, &b));
+}
+
 /* Matrices are loaded by the ops that use them. */
 static int hosted_matrix_load(struct device *d, struct matrix *m)
 {
@@ -255,6 +264,7 @@ const struct kernels *hosted_kernels(const char *path, char *error, size_t error
     table.moe = hosted_moe;
     table.gather = hosted_gather;
     table.pick = hosted_pick;
+    table.draw = hosted_draw;
     table.matrix_load = hosted_matrix_load;
     table.matrix_free = hosted_matrix_free;
     return &table;

@@ -319,7 +319,7 @@ static const struct {
     {"linear", check_linear, true}, {"rope", check_rope, true},
     {"act", check_act, true},       {"attention", check_attention, true},
     {"moe", check_moe, true},       {"gather", check_gather, true},
-    {"pick", check_pick, true},
+    {"pick", check_pick, true},     {"draw", check_draw, true},
 };
 
 /* False: no plugin or no GPU, which is said as a skipped case. */

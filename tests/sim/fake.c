@@ -101,15 +101,64 @@ static int fake_run(void *user, const struct batch *b, struct err *err)
     return 0;
 }
 
+/* The draw op, for what the simulator's requests ask: all logits at temperature 0 or 1, changes,
+ * alternatives. Written for its plainness, not as the sampler is. */
+static void fake_draw(const struct draw_row *row, const struct draw_change *changes, float *x,
+                      struct draw_result *result)
+{
+    float raw[FAKE_VOCAB];
+    double sum = 0, total = 0;
+    int best = 0, last = -1;
+    memcpy(raw, x, sizeof raw);
+    for (; result->n_top < row->n_top; result->n_top++) {
+        int top = -1;
+        for (int v = 0; v < FAKE_VOCAB; v++) {
+            bool told = false;
+            for (int i = 0; i < result->n_top; i++)
+                told |= result->top[i].token == v;
+            top = !told && (top < 0 || raw[v] > raw[top]) ? v : top;
+        }
+        result->top[result->n_top] = (struct draw_top){top, raw[top]};
+    }
+    for (int i = 0; i < row->n_changes; i++) {
+        const struct draw_change *c = &changes[row->first_change + i];
+        float y = x[c->token] + c->bias;
+        if (c->in_text)
+            y = y > 0 ? y / row->repetition : y * row->repetition;
+        if (c->count)
+            y -= row->presence + (float)c->count * row->frequency;
+        x[c->token] = c->banned ? -INFINITY : y;
+    }
+    for (int v = 0; v < FAKE_VOCAB; v++)
+        best = x[v] > x[best] ? v : best;
+    for (int v = 0; v < FAKE_VOCAB; v++)
+        total += exp((double)x[v] - (double)x[best]);
+    for (int v = 0; v < FAKE_VOCAB && last < 0; v++) {
+        sum += exp((double)x[v] - (double)x[best]);
+        last = sum > row->uniform * total ? v : -1;
+    }
+    result->token = row->temperature > 0 ? last : best;
+    result->logit = raw[result->token];
+}
+
 static int fake_logits(void *user, const struct batch *b, int first, int n, float **logits,
-                       const struct pick_result **picks, struct err *err)
+                       const struct draw_result **results, struct err *err)
 {
     struct fake *f = user;
     (void)err;
-    for (int i = 0; i < n; i++)
-        fake_row(f, f->chains[b->rows[first + i]], f->logits + i * FAKE_VOCAB, &f->picks[i]);
+    for (int i = 0; i < n; i++) {
+        float *row = f->logits + i * FAKE_VOCAB;
+        f->results[i] = (struct draw_result){.token = -1};
+        fake_row(f, f->chains[b->rows[first + i]], row, &f->results[i].pick);
+        if (!b->draws || !b->draws[first + i].wanted)
+            continue;
+        if (!f->results[i].pick.bad)
+            fake_draw(&b->draws[first + i], b->changes, row, &f->results[i]);
+        for (int v = 0; v < FAKE_VOCAB; v++)
+            row[v] = NAN; /* they stay on the device */
+    }
     *logits = f->logits;
-    *picks = f->picks;
+    *results = f->results;
     return 0;
 }
 
@@ -132,8 +181,8 @@ int fake_open(struct fake *f, int n_blocks, int block_size, int window, int n_to
     f->slots = calloc((size_t)n_blocks * (size_t)block_size, sizeof *f->slots);
     f->chains = calloc((size_t)n_tokens_max, sizeof *f->chains);
     f->logits = calloc((size_t)n_logits_max * FAKE_VOCAB, sizeof *f->logits);
-    f->picks = calloc((size_t)n_logits_max, sizeof *f->picks);
-    return f->slots && f->chains && f->logits && f->picks ? 0 : ERR_NOMEM;
+    f->results = calloc((size_t)n_logits_max, sizeof *f->results);
+    return f->slots && f->chains && f->logits && f->results ? 0 : ERR_NOMEM;
 }
 
 void fake_close(struct fake *f)
@@ -141,7 +190,7 @@ void fake_close(struct fake *f)
     free(f->slots);
     free(f->chains);
     free(f->logits);
-    free(f->picks);
+    free(f->results);
     *f = (struct fake){0};
 }
 

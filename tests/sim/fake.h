@@ -20,7 +20,7 @@ struct fake {
     const struct kv *kv;  /* to see that only private blocks are written */
     uint64_t *chains;     /* of each row of the batch */
     float *logits;        /* [n_logits_max][FAKE_VOCAB] */
-    struct pick_result *picks;
+    struct draw_result *results;
     uint64_t n_steps;
     uint64_t fails_at;    /* the step at which the device breaks; 0: never */
     int nan_one_in;       /* 0: no bad rows */

@@ -192,6 +192,10 @@ static void make_request(struct world *w, struct request *r, int most)
     sample_params_init(&r->asked.params);
     r->asked.max_tokens = one_in(w, 12) ? 0 : one_in(w, 3) ? left : size_near(w, bs, left);
     r->asked.params.temperature = one_in(w, 3) ? 1 : 0;
+    r->asked.params.typical_p = one_in(w, 10) ? 0.9f : 1; /* what no device draws */
+    r->asked.params.presence_penalty = one_in(w, 5) ? 1.5f : 0;
+    r->asked.params.frequency_penalty = one_in(w, 5) ? -0.5f : 0;
+    r->asked.params.repetition_penalty = one_in(w, 5) ? 1.3f : 1;
     r->asked.params.has_seed = true;
     r->asked.params.seed = between(w, 0, 3);
     r->asked.params.logprobs = one_in(w, 3) ? 20 : -1;
@@ -481,6 +485,7 @@ static void open_world(struct world *w, uint64_t seed)
         .block_size = between(w, 1, 8),
         .n_blocks = one_in(w, 4) ? between(w, 16, 200) : between(w, 2, 16),
         .n_logits_max = between(w, 1, 8),
+        .device_draws = one_in(w, 2),
         .vocab = FAKE_VOCAB, .n_tokens_valid = FAKE_VOCAB, .piece_max = 2,
         .pause_ms_max = one_in(w, 3) ? between(w, 0, 100) : between(w, 300, 3000),
         .key = {draw(w), draw(w)},
