@@ -112,7 +112,7 @@ struct cpu_variants {
 };
 
 enum {
-    CPU_SCRATCH = 384 * 1024, /* bytes per thread */
+    CPU_SCRATCH = 704 * 1024, /* bytes per thread */
     CPU_ATTENTION_ROWS = 64,
     CPU_KV_GROUP = 32, /* the block of Q8_0 */
     CPU_NAME_MAX = 64,

@@ -81,17 +81,6 @@ VEC_INLINE void finish_lanes(const struct cpu_linear_slice *s, int64_t row, int6
     vec_store_n(out, sum, n);
 }
 
-/* Bring the lines of out that finish_lanes will write, SUB_AT_ONCE vectors of each input. */
-VEC_INLINE void prefetch_outputs(const struct cpu_linear_slice *s, int64_t row, int64_t t, int n)
-{
-    for (int i = 0; i < n; i++)
-        for (int p = 0; p < SUB_AT_ONCE; p++)
-            __builtin_prefetch((const char *)((uintptr_t)s->job->out +
-                                              (size_t)((t + i) * s->job->w->rows + row + p * VEC) *
-                                                  sizeof(float)),
-                               1);
-}
-
 /* The last existing row stands in for those that do not exist. */
 static void rows_locate(const struct cpu_linear_slice *s, int64_t row, const char *rows[VEC])
 {
@@ -276,7 +265,7 @@ VEC_INLINE void quant_multiply(enum quant_type type, const struct cpu_linear_sli
         for (int i = 0; i < n_tokens; i++)
             sum[p][i] = part->first ? vec_zero() : vec_load(waiting + (i * SUBPANELS + p) * VEC);
     if (part->last)
-        prefetch_outputs(s, part->row + p0 * VEC, part->t0 + t, n_tokens);
+        prefetch_outputs(s, part->row + p0 * VEC, SUB_AT_ONCE * VEC, part->t0 + t, n_tokens);
     for (int64_t b = 0; b < part->blocks; b++, panel += panel_bytes(type)) {
 #pragma GCC unroll 2
         for (int h = 0; h < parts; h++) {

@@ -12,8 +12,8 @@
  * FORM_DOT multiplies BF16 weights with inputs rounded to BF16, two columns a lane, and sums in
  * float32: twice the rate, and half the panel. The other forms have one column a lane.
  *
- * Panel, in scratch memory: vec [ROWS_PANEL / 4][vectors of the column block][4]; missing rows and
- * columns are zeros. Waiting sums: vec [token tile][row group][4][TOKENS_TILE]. */
+ * Panel, in scratch memory: for each block of columns vec [rows / 4][its vectors][4]; missing rows
+ * and columns are zeros. Waiting sums: vec [token tile][row group][4][TOKENS_TILE]. */
 #include "kernels/cpu/cpu.h"
 #include "kernels/cpu/vec_math.h"
 
@@ -25,14 +25,15 @@ enum {
     TOKENS_TILE = VEC_REGISTERS == 32 ? 6 : 2,
     ROWS_PANEL = 32,
     VECTORS_BLOCK = 1024 / VEC,
-    TOKENS_CHUNK = 96,
+    PANEL_FLOATS = 512 * 1024 / 4,
+    WAITING_FLOATS = 192 * 1024 / 4,
     TOKENS_PANEL = 12,   /* so many inputs make a panel worth its conversion */
     STREAM_AHEAD = 1024, /* bytes prefetched ahead in each row */
     PANEL_AHEAD = 4,     /* rows */
 };
 
-_Static_assert(ROWS_PANEL *VECTORS_BLOCK *VEC * 4 + ROWS_PANEL * TOKENS_CHUNK * VEC * 4 <=
-                   CPU_SCRATCH,
+_Static_assert(ROWS_PANEL * VECTORS_BLOCK * VEC <= PANEL_FLOATS, "a block of columns fits");
+_Static_assert((PANEL_FLOATS + WAITING_FLOATS) * 4 <= CPU_SCRATCH,
                "a panel and its waiting sums fit a thread's scratch memory");
 
 enum form { FORM_F32, FORM_F16, FORM_BF16, FORM_DOT, FORM_F8 };
@@ -213,15 +214,16 @@ VEC_INLINE void stream_rows(enum form form, const struct cpu_linear_slice *s)
 
 /* ---- many inputs: panels ---- */
 
+/* n_rows rows from `row` on, columns c0 .. c0 + cols - 1. */
 VEC_INLINE void pack_panel(enum form form, const struct cpu_linear_slice *s, int64_t row,
-                           int64_t c0, int64_t cols, float *panel)
+                           int n_rows, int64_t c0, int64_t cols, float *panel)
 {
     const struct matrix *m = s->job->w;
     const int width = form_cols(form);
     const size_t bytes = row_bytes(form, m->cols), ahead = PANEL_AHEAD * bytes;
     int64_t vectors = (cols + width - 1) / width;
 
-    for (int r = 0; r < ROWS_PANEL; r++) {
+    for (int r = 0; r < n_rows; r++) {
         float *to = panel + (r / GROUP * vectors * GROUP + r % GROUP) * VEC;
         const char *from = (const char *)m->data + (size_t)(row + r) * bytes;
         for (int64_t v = 0; v < vectors; v++, to += GROUP * VEC) {
@@ -274,6 +276,7 @@ VEC_INLINE void panel_multiply(enum form form, const struct cpu_linear_slice *s,
             sum[r][i] = multiply_add(form, vec_load(w + r * VEC), x, sum[r][i]);
     }
     int64_t left = s->row1 - p->row;
+#pragma GCC unroll 8
     for (int i = 0; i < n_tokens; i++) {
         if (p->last) {
             finish_group(s, p->row, left < GROUP ? (int)left : GROUP, p->t + i, sum[0][i],
@@ -311,36 +314,89 @@ VEC_INLINE void panel_tile_run(enum form form, const struct cpu_linear_slice *s,
     }
 }
 
-/* ROWS_PANEL rows for up to TOKENS_CHUNK inputs, one block of columns after the other. */
-VEC_INLINE void panel_rows(enum form form, const struct cpu_linear_slice *s, int64_t row,
-                           int64_t t0, int64_t n)
+/* How a matrix is cut into panels: whole rows of them where a few fit, so that they are packed once
+ * for all inputs; else a block of columns at a time, packed again for each chunk of inputs. */
+struct panel_plan {
+    int n_rows;
+    bool whole;
+    int64_t block, tokens; /* columns of a block; inputs of a chunk */
+};
+
+VEC_INLINE struct panel_plan plan_panels(enum form form, int64_t cols)
 {
     const int width = form_cols(form);
-    int64_t cols = s->job->w->cols, all = (cols + width - 1) / width;
-    int64_t n_blocks = (all + VECTORS_BLOCK - 1) / VECTORS_BLOCK;
-    int64_t block = (all + n_blocks - 1) / n_blocks * width;
-    float *panel = s->scratch, *waiting = panel + ROWS_PANEL * VECTORS_BLOCK * VEC;
+    int64_t all = (cols + width - 1) / width, n_blocks = (all + VECTORS_BLOCK - 1) / VECTORS_BLOCK;
+    int64_t block = (all + n_blocks - 1) / n_blocks;
+    struct panel_plan plan = {ROWS_PANEL, true, block * width, INT64_MAX};
 
-    for (int64_t c0 = 0; c0 < cols; c0 += block) {
-        int64_t count = cols - c0 < block ? cols - c0 : block;
-        int64_t vectors = (count + width - 1) / width;
-        pack_panel(form, s, row, c0, count, panel);
-        for (int64_t t = 0; t < n; t += TOKENS_TILE) {
-            int tokens = n - t < TOKENS_TILE ? (int)(n - t) : TOKENS_TILE;
-            for (int g = 0; g < ROWS_PANEL / GROUP && row + g * GROUP < s->row1; g++) {
-                struct panel_tile p = {
-                    .w = panel + g * vectors * GROUP * VEC,
-                    .x = input_at(form, s, t0 + t) + (size_t)c0 * input_bytes(form),
-                    .waiting = waiting + (t * ROWS_PANEL + g * GROUP * tokens) * VEC,
-                    .x_bytes = cols * (int64_t)input_bytes(form),
-                    .cols = count,
-                    .first = c0 == 0,
-                    .last = c0 + count == cols,
-                    .row = row + g * GROUP,
-                    .t = t0 + t,
-                };
-                panel_tile_run(form, s, &p, tokens);
-            }
+    while (plan.n_rows > GROUP && plan.n_rows * n_blocks * block * VEC > PANEL_FLOATS)
+        plan.n_rows /= 2;
+    if (plan.n_rows * n_blocks * block * VEC > PANEL_FLOATS) {
+        plan.n_rows = ROWS_PANEL;
+        plan.whole = false;
+    }
+    if (n_blocks > 1)
+        plan.tokens = WAITING_FLOATS / VEC / plan.n_rows / TOKENS_TILE * TOKENS_TILE;
+    return plan;
+}
+
+/* Bring the lines of out that a tile of inputs will write. */
+VEC_INLINE void prefetch_outputs(const struct cpu_linear_slice *s, int64_t row, int n_rows,
+                                 int64_t t, int n)
+{
+    for (int i = 0; i < n; i++)
+        for (int r = 0; r < n_rows; r += 16)
+            __builtin_prefetch((const char *)((uintptr_t)s->job->out +
+                                              (size_t)((t + i) * s->job->w->rows + row + r) *
+                                                  sizeof(float)),
+                               1);
+}
+
+/* n inputs from t0 on, columns c0 .. c0 + count - 1, which `panel` holds. */
+VEC_INLINE void panel_block(enum form form, const struct cpu_linear_slice *s, int64_t row,
+                            const struct panel_plan *plan, const float *panel, float *waiting,
+                            int64_t t0, int64_t n, int64_t c0, int64_t count)
+{
+    const int width = form_cols(form);
+    int64_t cols = s->job->w->cols, vectors = (count + width - 1) / width;
+
+    for (int64_t t = 0; t < n; t += TOKENS_TILE) {
+        int tokens = n - t < TOKENS_TILE ? (int)(n - t) : TOKENS_TILE;
+        if (c0 + count == cols)
+            prefetch_outputs(s, row, plan->n_rows, t0 + t, tokens);
+        for (int g = 0; g < plan->n_rows / GROUP && row + g * GROUP < s->row1; g++) {
+            struct panel_tile p = {
+                .w = panel + g * vectors * GROUP * VEC,
+                .x = input_at(form, s, t0 + t) + (size_t)c0 * input_bytes(form),
+                .waiting = waiting + (t * plan->n_rows + g * GROUP * tokens) * VEC,
+                .x_bytes = cols * (int64_t)input_bytes(form),
+                .cols = count,
+                .first = c0 == 0,
+                .last = c0 + count == cols,
+                .row = row + g * GROUP,
+                .t = t0 + t,
+            };
+            panel_tile_run(form, s, &p, tokens);
+        }
+    }
+}
+
+/* plan->n_rows rows for all inputs, one block of columns after the other. */
+VEC_INLINE void panel_rows(enum form form, const struct cpu_linear_slice *s, int64_t row,
+                           const struct panel_plan *plan)
+{
+    const int width = form_cols(form);
+    int64_t cols = s->job->w->cols;
+    float *panel = s->scratch, *waiting = panel + PANEL_FLOATS;
+
+    for (int64_t t = 0, n; t < s->n; t += n) {
+        n = s->n - t < plan->tokens ? s->n - t : plan->tokens;
+        for (int64_t c0 = 0; c0 < cols; c0 += plan->block) {
+            int64_t count = cols - c0 < plan->block ? cols - c0 : plan->block;
+            float *part = plan->whole ? panel + plan->n_rows * (c0 / width) * VEC : panel;
+            if (t == 0 || !plan->whole)
+                pack_panel(form, s, row, plan->n_rows, c0, count, part);
+            panel_block(form, s, row, plan, part, waiting, t, n, c0, count);
         }
     }
 }
@@ -351,9 +407,9 @@ VEC_INLINE void float_rows(enum form form, const struct cpu_linear_slice *s)
         stream_rows(form, s);
         return;
     }
-    for (int64_t row = s->row0; row < s->row1; row += ROWS_PANEL)
-        for (int64_t t = 0; t < s->n; t += TOKENS_CHUNK)
-            panel_rows(form, s, row, t, s->n - t < TOKENS_CHUNK ? s->n - t : TOKENS_CHUNK);
+    const struct panel_plan plan = plan_panels(form, s->job->w->cols);
+    for (int64_t row = s->row0; row < s->row1; row += plan.n_rows)
+        panel_rows(form, s, row, &plan);
 }
 
 static void linear_f32(const struct cpu_linear_slice *s)

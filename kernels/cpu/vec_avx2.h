@@ -167,6 +167,28 @@ static inline vec vec_div(vec a, vec b)
     return _mm256_div_ps(a, b);
 }
 
+static inline vec vec_unpack_low(vec a, vec b) /* floats, within 128 bits */
+{
+    return _mm256_unpacklo_ps(a, b);
+}
+
+static inline vec vec_unpack_high(vec a, vec b) /* floats, within 128 bits */
+{
+    return _mm256_unpackhi_ps(a, b);
+}
+
+static inline vec vec_unpack_low2(vec a, vec b) /* pairs of floats, within 128 bits */
+{
+    return _mm256_castpd_ps(
+        _mm256_unpacklo_pd(_mm256_castps_pd(a), _mm256_castps_pd(b)));
+}
+
+static inline vec vec_unpack_high2(vec a, vec b) /* pairs of floats, within 128 bits */
+{
+    return _mm256_castpd_ps(
+        _mm256_unpackhi_pd(_mm256_castps_pd(a), _mm256_castps_pd(b)));
+}
+
 static inline vec vec_fnma(vec a, vec b, vec c) /* c - a * b, rounded once */
 {
     return _mm256_fnmadd_ps(a, b, c);

@@ -4,7 +4,7 @@
 
 #define VEC_INLINE static inline __attribute__((always_inline, unused))
 
-/* (s0 + s1) + (s2 + s3) of the folded lanes; vec_sum4 adds each of its vectors in the same order */
+/* (s0 + s1) + (s2 + s3) of the folded lanes */
 VEC_INLINE float vec_sum(vec x)
 {
     __m128 s = vec_fold(x);
@@ -12,10 +12,12 @@ VEC_INLINE float vec_sum(vec x)
     return _mm_cvtss_f32(_mm_hadd_ps(s, s));
 }
 
+/* The sums of four vectors: within each 128 bits (s0 + s2) + (s1 + s3), then over these. */
 VEC_INLINE __m128 vec_sum4(vec a, vec b, vec c, vec d)
 {
-    return _mm_hadd_ps(_mm_hadd_ps(vec_fold(a), vec_fold(b)),
-                       _mm_hadd_ps(vec_fold(c), vec_fold(d)));
+    vec ab = vec_add(vec_unpack_low(a, b), vec_unpack_high(a, b)); /* a0+a2 b0+b2 a1+a3 b1+b3 */
+    vec cd = vec_add(vec_unpack_low(c, d), vec_unpack_high(c, d));
+    return vec_fold(vec_add(vec_unpack_low2(ab, cd), vec_unpack_high2(ab, cd)));
 }
 
 /* exp(x): x = n ln 2 + r with |r| <= ln 2 / 2 (Cody and Waite 1980; ln 2 in two parts, the first
