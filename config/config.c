@@ -69,6 +69,10 @@ const struct config_option config_options[] = {
     {"max_seqs", INT(max_seqs, "64", 1, 4096), ENGINE, "sequences that run at the same time"},
     {"max_batch_tokens", INT(max_batch_tokens, "512", 16, 65536), ENGINE,
      "tokens per step, prompt chunks and decodes together"},
+    {"itl_target_ms", MS(itl_target_ms, "100", 0), ENGINE,
+     "between two tokens of a sequence while prompts of others are computed: these go on in pieces "
+     "that keep to it, or to one and a half times a step without them where that is more; 0 sets "
+     "no limit, for the most tokens per second"},
     {"block_size", CONFIG_INT, AT(block_size), "16", 8, 256, true, "N", ENGINE,
      "tokens per block of the KV cache"},
     {"quant", TEXT(quant, "TYPE"), ENGINE,

@@ -30,6 +30,7 @@ struct config {
     /* engine */
     const char *device, *cuda_plugin, *cpu_isa, *quant, *kv_cache_type;
     int64_t threads, max_seqs, max_batch_tokens, max_model_len, block_size, kv_cache_bytes;
+    int64_t itl_target_ms;
     double kv_cache_fraction, gpu_memory_fraction;
     bool prefix_cache;
     int64_t max_queue;

@@ -109,6 +109,7 @@ static int open_step(struct engine *e, const struct engine_options *o, struct er
     struct step_options so = {
         .sched = {.max_seqs = o->max_seqs,
                   .max_batch_tokens = o->max_batch_tokens,
+                  .step_ns_target = (uint64_t)o->itl_target_ms * 1000000u,
                   .window = p->model->window_max,
                   .prefix_cache = o->prefix_cache},
         .n_blocks = p->info.n_blocks,

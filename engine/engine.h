@@ -36,6 +36,7 @@ struct engine_options {
     int max_seqs;                /* running sequences at most */
     int max_batch_tokens;        /* tokens per step at most */
     int max_model_len;           /* 0: the model's own context length (or what fits in memory) */
+    int itl_target_ms;           /* of steps with prompts beside decodes (pace.h); 0: no limit */
     int block_size;              /* tokens per KV block */
     int64_t kv_cache_bytes;      /* 0: kv_cache_fraction of free memory */
     double kv_cache_fraction;

@@ -60,7 +60,7 @@ static int check_options(const struct engine_options *o, struct err *err)
         return err_set(err, ERR_USAGE, "device %.40s: must be cpu, cuda, cuda:N or auto",
                        o->device);
     if (o->max_seqs < 1 || o->max_batch_tokens < 1 || o->max_queue < 0 || o->max_model_len < 0 ||
-        o->pause_ms_max < 0 || o->kv_cache_bytes < 0 || o->threads < 0)
+        o->itl_target_ms < 0 || o->pause_ms_max < 0 || o->kv_cache_bytes < 0 || o->threads < 0)
         return err_set(err, ERR_USAGE, "an engine option is out of range");
     if (o->block_size < 8 || o->block_size > KV_BLOCK_SIZE_MAX ||
         (o->block_size & (o->block_size - 1)))

@@ -154,7 +154,7 @@ static struct seq *find_victim(const struct sched *s, const struct seq *seq)
 
 static int budget(const struct sched *s)
 {
-    return s->options.max_batch_tokens - s->n_planned;
+    return s->tokens_max - s->n_planned;
 }
 
 /* Tokens of seq that fit into the blocks it has and the free ones. */
@@ -270,6 +270,7 @@ int sched_init(struct sched *s, struct kv *kv, const struct sched_options *optio
 {
     CHECK(options->max_seqs >= 1 && options->max_batch_tokens >= 1);
     *s = (struct sched){.options = *options, .kv = kv};
+    pace_init(&s->pace, options->step_ns_target);
     s->items = calloc((size_t)options->max_seqs, sizeof *s->items);
     return s->items ? 0 : ERR_NOMEM;
 }
@@ -301,11 +302,24 @@ int sched_plan(struct sched *s, uint64_t now_ns)
 {
     clear_plan(s);
     s->pressure = false;
+    s->tokens_max = s->options.max_batch_tokens;
     plan_running(s, true);
+    int n_prompt = pace_prompt_tokens(&s->pace, s->n_items);
+    if (n_prompt < s->tokens_max - s->n_planned)
+        s->tokens_max = s->n_planned + n_prompt;
     plan_running(s, false);
     if (!s->pressure)
         plan_waiting(s, now_ns);
+    s->n_decodes = 0;
+    for (int i = 0; i < s->n_items; i++)
+        s->n_decodes += remaining(s->items[i].seq) == 1;
+    s->n_prompt = s->n_planned - s->n_decodes;
     return s->n_planned;
+}
+
+void sched_took(struct sched *s, uint64_t ns)
+{
+    pace_took(&s->pace, s->n_decodes, s->n_prompt, ns);
 }
 
 void sched_commit(struct sched *s)

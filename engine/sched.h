@@ -5,12 +5,14 @@
 #define SIROCCO_SCHED_H
 
 #include "engine/kv.h"
+#include "engine/pace.h"
 #include "engine/seq.h"
 
 struct sched_options {
     int max_seqs, max_batch_tokens;
     int window;        /* model.window_max: 0, or no query sees further back */
     bool prefix_cache;
+    uint64_t step_ns_target; /* of steps with prompts beside decodes (pace.h); 0: no limit */
 };
 
 struct sched_list { /* by rank: priority, then arrival */
@@ -29,6 +31,9 @@ struct sched {
     struct sched_list waiting, running;
     struct sched_item *items; /* [max_seqs] the plan */
     int n_items, n_planned;   /* n_planned: tokens of all items */
+    int n_decodes, n_prompt;  /* planned: items with but one token to compute; others' tokens */
+    int tokens_max;           /* of the step being planned */
+    struct pace pace;
     bool pressure;            /* the last plan ran out of blocks */
     uint64_t next_arrival;
     uint64_t n_preemptions;
@@ -50,12 +55,16 @@ int sched_tokens_max(int max_model_len, int n_blocks, int block_size, int window
 void sched_add(struct sched *s, struct seq *seq);
 
 /* Plan one step into s->items: who decodes, then prompt chunks, then new ones, within
- * max_batch_tokens. Whoever runs first in rank gets blocks from whoever ranks last; then nothing is
- * admitted. Paused sequences are left out. Returns n_planned; 0: nothing can run now. */
+ * max_batch_tokens and, where someone decodes, what pace allows of prompts. Whoever runs first in
+ * rank gets blocks from whoever ranks last; then nothing is admitted. Paused sequences are left
+ * out. Returns n_planned; 0: nothing can run now. */
 int sched_plan(struct sched *s, uint64_t now_ns);
 
 /* The planned tokens have been computed: move the counts on and seal full blocks. */
 void sched_commit(struct sched *s);
+
+/* The step that was planned last took so long: what pace learns from. */
+void sched_took(struct sched *s, uint64_t ns);
 
 /* The sequence is over: out of its queue, its blocks given back (findable: their contents may be
  * shared by later ones), its followers freed. */

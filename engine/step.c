@@ -402,7 +402,7 @@ static void publish(struct step *s, int n_paused)
     mailbox_publish(s->mailbox, stats);
 }
 
-static void run(struct step *s)
+static void run(struct step *s, uint64_t start)
 {
     struct err err = {0};
     count(s);
@@ -414,6 +414,7 @@ static void run(struct step *s)
     }
     if (rc)
         die(s, &err);
+    sched_took(&s->sched, now_ns(s) - start);
 }
 
 bool step_once(struct step *s, int *sleep_ms)
@@ -425,7 +426,7 @@ bool step_once(struct step *s, int *sleep_ms)
     worked |= reap(s, &s->sched.waiting, now, &n_paused);
     if (sched_plan(&s->sched, now)) {
         publish(s, n_paused); /* busy is seen while a long step runs */
-        run(s);
+        run(s, now);
         worked = true;
     }
     mailbox_flush(s->mailbox);

@@ -70,7 +70,7 @@ static void write_load_json(const struct engine_info *info, const struct bench_t
 {
     const struct bench_load_result *r = &t->loaded;
     fprintf(out,
-            ",\"requests\":%d,\"concurrency\":%d,\"rate\":%g,\"seconds\":%.3f,"
+            ",\"requests\":%d,\"concurrency\":%d,\"rate\":%g,\"seconds\":%.6f,"
             "\"requests_per_s\":%.4f,\"total_tokens_per_s\":%.3f",
             t->load.n_requests, t->load.concurrency, t->load.rate, r->seconds, r->request_rate,
             r->total_rate);

@@ -41,6 +41,7 @@ const char cmd_bench_usage[] =
     "  --concurrency N,..      so many at a time; 0: all at once (0)\n"
     "  --rate R,..             instead: arrivals per second, at random (a Poisson process)\n"
     "  --seed N                of prompts and arrivals (1)\n"
+    "  --itl-target-ms N       as sirocco serve has it; 0: no limit (0)\n"
     "  --verify N              run N of them alone, too: the same tokens, or an error (0)\n\n"
     "  --device DEVICE         cpu, cuda, cuda:N, auto (auto)\n"
     "  --cuda-plugin FILE      the CUDA backend (sirocco-cuda.so beside the program)\n"
@@ -57,7 +58,7 @@ const char cmd_bench_usage[] =
 struct bench_options {
     const char *model, *prompts, *generates, *seqs, *depth, *seq_prompt, *seq_generate, *repeat,
         *threads, *isa, *kv_type, *kv_bytes, *batch_tokens, *max_seqs, *quant, *device, *plugin,
-        *requests, *shapes, *concurrencies, *rates, *seed, *verify;
+        *itl_target, *requests, *shapes, *concurrencies, *rates, *seed, *verify;
     bool serve_load, json, csv;
     int n_repeat, n_verify; /* n_repeat 0: not given */
     struct source *source;
@@ -223,6 +224,7 @@ static int read_options(struct bench *b, struct bench_options *o, int argc, char
         {"--threads", &o->threads, NULL},      {"--cpu-isa", &o->isa, NULL},
         {"--kv-cache-type", &o->kv_type, NULL}, {"--kv-cache-bytes", &o->kv_bytes, NULL},
         {"--max-batch-tokens", &o->batch_tokens, NULL}, {"--max-seqs", &o->max_seqs, NULL},
+        {"--itl-target-ms", &o->itl_target, NULL},
         {"--quant", &o->quant, NULL},          {"--device", &o->device, NULL},
         {"--cuda-plugin", &o->plugin, NULL},   {"--serve-load", NULL, &o->serve_load},
         {"--requests", &o->requests, NULL},    {"--shape", &o->shapes, NULL},
@@ -313,6 +315,9 @@ static int open_engine(struct bench *b, const struct bench_options *asked, struc
         rc = cmd_count("bench", "--max-seqs", asked->max_seqs, 1, 4096, &o.max_seqs, err);
     if (!rc)
         rc = cmd_bytes("bench", "--kv-cache-bytes", asked->kv_bytes, &o.kv_cache_bytes, err);
+    if (!rc)
+        rc = cmd_count("bench", "--itl-target-ms", asked->itl_target, 0, INT32_MAX,
+                       &o.itl_target_ms, err);
     if (rc)
         return rc;
     b->wake = eventfd(0, EFD_CLOEXEC);

@@ -121,6 +121,7 @@ static int serve_open_engine(struct serve *s, struct err *err)
                                .threads = (int)c->threads,
                                .max_seqs = (int)c->max_seqs,
                                .max_batch_tokens = (int)c->max_batch_tokens,
+                               .itl_target_ms = (int)c->itl_target_ms,
                                .max_model_len = (int)c->max_model_len,
                                .block_size = (int)c->block_size,
                                .kv_cache_bytes = c->kv_cache_bytes,

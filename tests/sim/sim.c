@@ -480,6 +480,7 @@ static void open_world(struct world *w, uint64_t seed)
     w->random = fake_mix(seed, 99);
     struct step_options o = {
         .sched = {.max_seqs = between(w, 1, 8),
+                  .step_ns_target = one_in(w, 2) ? (uint64_t)between(w, 1, 50) * 1000000u : 0,
                   .max_batch_tokens = one_in(w, 4) ? between(w, 32, 128) : between(w, 1, 32),
                   .window = one_in(w, 3) ? between(w, 2, 20) : 0, .prefix_cache = !one_in(w, 4)},
         .block_size = between(w, 1, 8),

@@ -23,7 +23,8 @@ struct bench {
 static void bench_open(struct bench *b, int n_blocks, int max_seqs, int budget, int window)
 {
     memset(b, 0, sizeof *b);
-    struct sched_options o = {max_seqs, budget, window, true};
+    struct sched_options o = {.max_seqs = max_seqs, .max_batch_tokens = budget, .window = window,
+                              .prefix_cache = true};
     EXPECT_INT(kv_init(&b->kv, n_blocks, BS, key), 0);
     EXPECT_INT(sched_init(&b->sched, &b->kv, &o), 0);
 }
@@ -287,5 +288,29 @@ TEST(hits_in_the_free_list_are_not_counted_as_room)
     step(&b);
     EXPECT_INT(y->state, SEQ_RUNNING);
     EXPECT_INT(z->state, SEQ_WAITING);
+    bench_close(&b);
+}
+
+/* Two sequences generate at 10 ms a step and a prompt token takes 1 ms: the others' prompt goes on
+ * in pieces that fit into 20 ms, and the second sequence's start costs the first nothing more. */
+TEST(prompts_go_on_at_the_pace_of_who_generates)
+{
+    static struct bench b;
+    int longest = 0, steps = 0;
+    bench_open(&b, 200, 4, 256, 0);
+    pace_init(&b.sched.pace, 20 * 1000000);
+    struct seq *x = submit(&b, 0, 0, 5, plain);
+    EXPECT_INT(step(&b), 5); /* nobody waits for this prompt: no limit */
+    struct seq *y = submit(&b, 1, 100, 200, plain);
+    for (; y->n_tokens == 200; steps++) {
+        int n = step(&b);
+        EXPECT_INT(planned(x, &b), 1);
+        EXPECT_INT(b.sched.n_decodes, 1);
+        EXPECT_INT(b.sched.n_prompt, n - 1);
+        longest = n - 1 > longest ? n - 1 : longest;
+        sched_took(&b.sched, (uint64_t)(10 + n - 1) * 1000000);
+    }
+    EXPECT(longest == 8); /* 0.85 of the 10 ms that are left */
+    EXPECT(steps >= 200 / 8 && steps <= 200 / 8 + 3);
     bench_close(&b);
 }
