@@ -4,15 +4,15 @@
 #include <limits.h>
 
 enum {
-    FIRST_TOKENS = 4, /* of the first step with prompts */
-    AGE_MAX = 32,      /* steps with prompts before one goes without */
+    TOKENS_MIN = 8, /* fewer cost hardly less: a step reads its matrices for several at a time */
+    AGE_MAX = 32,   /* steps with prompts before one goes without */
 };
 static const double stretch = 1.5;  /* of a step without prompts, if that is above the target */
 static const double caution = 0.85; /* share of the room that is planned with: all is estimated */
 
 void pace_init(struct pace *p, uint64_t target_ns)
 {
-    *p = (struct pace){.target_ns = target_ns, .tokens_max = FIRST_TOKENS};
+    *p = (struct pace){.target_ns = target_ns, .tokens_max = TOKENS_MIN};
 }
 
 static int class_of(int n_decodes)
@@ -36,7 +36,7 @@ int pace_prompt_tokens(const struct pace *p, int n_decodes)
     double tokens = caution * (limit - decode) / p->prompt_ns;
     if (tokens >= p->tokens_max)
         return p->tokens_max;
-    return tokens < 1 ? 1 : (int)tokens;
+    return tokens < TOKENS_MIN ? TOKENS_MIN : (int)tokens;
 }
 
 /* A step that something else disturbed moves an estimate, but not far. */

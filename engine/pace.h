@@ -1,8 +1,9 @@
 /* pace: how many prompt tokens a step may compute beside sequences that generate, so that these do
  * not stall (chunked prefill under a time limit, as in Agrawal et al. 2024, Sarathi-Serve). The
  * limit of a step is a target time, or one and a half times what the step would take without
- * prompts, whichever is longer. Both costs, of the generating sequences and of a prompt token, are
- * learnt from the steps as they run: no constant of a machine or model is in here.
+ * prompts, whichever is longer; but some tokens go on in any case. Both costs, of the generating
+ * sequences and of a prompt token, are learnt from the steps as they run: no constant of a machine
+ * or model is in here.
  *
  * Pure policy on numbers: no clock, no memory. One owner, the scheduler. */
 #ifndef SIROCCO_PACE_H

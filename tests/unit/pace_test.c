@@ -68,12 +68,15 @@ TEST(fast_steps_use_the_target)
 /* Few sequences do not inherit what many took: each class of counts is known by its own steps. */
 TEST(counts_are_told_apart)
 {
-    struct machine m = {.decode_ms = 60, .per_decode_ms = 17.5, .prompt_ms = 12};
+    struct machine m = {.decode_ms = 60, .per_decode_ms = 17.5, .prompt_ms = 3};
     pace_init(&m.pace, 10 * MS);
     drive(&m, 8, 40);
     drive(&m, 1, 40);
     EXPECT(m.longest_ms <= 1.5 * 77.5);
-    EXPECT(m.n_prompt >= 38);
+    EXPECT(m.n_prompt >= 38 * 10);
+    m.prompt_ms = 300; /* prompts go on, whatever they cost */
+    drive(&m, 1, 40);
+    EXPECT_INT(m.n_prompt, (40 - m.n_probes) * 8 + 2);
 }
 
 /* One disturbed step is not taken for the rule; a lasting change is. */
@@ -89,11 +92,11 @@ TEST(noise_moves_little_and_change_is_followed)
     pace_took(&m.pace, 8, 0, 5000ull * MS);
     EXPECT(pace_prompt_tokens(&m.pace, 8) <= before * 5 / 4);
     m.decode_ms = 100;
-    m.prompt_ms = 20;
+    m.prompt_ms = 4;
     drive(&m, 8, 300);
     drive(&m, 8, 100);
     EXPECT(m.longest_ms <= 150);
-    EXPECT(m.n_prompt >= 96);
+    EXPECT(m.n_prompt >= 96 * 10);
 }
 
 /* Costs that no machine has are survived. */
