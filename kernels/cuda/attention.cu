@@ -14,10 +14,15 @@ enum { DIMS_PER_LANE = CUDA_HEAD_DIM_MAX / CUDA_WARP };
 /* ---- the plain kernel: a block is one query and head; any format and head size */
 
 template <enum quant_type T>
-static __device__ __forceinline__ float value_at(const char *pool, int64_t at)
+static __device__ __forceinline__ float value_at(const char *pool, const uint16_t *scales,
+                                                 int64_t at)
 {
     if (T == QUANT_F32)
         return ((const float *)pool)[at];
+    if (T == QUANT_FP8)
+        return fp8_float(((const uint8_t *)pool)[at]);
+    if (T == QUANT_Q8_0)
+        return (float)((const int8_t *)pool)[at] * f16_float(scales[at / CUDA_KV_GROUP]);
     uint16_t h = ((const uint16_t *)pool)[at];
     return T == QUANT_F16 ? f16_float(h) : bf16_float(h);
 }
@@ -50,7 +55,7 @@ static __device__ void plain_chunk(const struct attention_params *p, const int32
         int64_t place = attention_place(p, blocks[pos >> p->block_shift], kv_head, pos);
         float dot = 0;
         for (int j = 0; j < p->head_dim; j++)
-            dot += s->q[j] * value_at<T>(p->k, place + j);
+            dot += s->q[j] * value_at<T>(p->k, p->k_scales, place + j);
         score = attention_capped(p, dot);
         s->places[warp][lane] = place;
     }
@@ -74,7 +79,7 @@ static __device__ void plain_chunk(const struct attention_params *p, const int32
 #pragma unroll
         for (int j = 0; j < DIMS_PER_LANE; j++)
             if (lane + j * CUDA_WARP < p->head_dim)
-                sums[j] += w * value_at<T>(p->v, place + lane + j * CUDA_WARP);
+                sums[j] += w * value_at<T>(p->v, p->v_scales, place + lane + j * CUDA_WARP);
     }
 }
 
@@ -88,9 +93,11 @@ static __global__ void __launch_bounds__(THREADS) attention_plain(struct attenti
     const struct cuda_seq seq = p.seqs[row.seq];
     int64_t at = ((int64_t)(seq.q_start + row.query) * p.n_heads + head) * p.head_dim;
     int last = seq.kv_len - seq.q_len + row.query;
-    struct attention_range r = attention_share(last, p.window, CUDA_WARP, WARPS, split, p.n_splits);
+    struct attention_range r = attention_share(&p, last, split);
     float most = -INFINITY, total = 0, sums[DIMS_PER_LANE] = {0};
 
+    if (r.from >= r.to)
+        return; /* `join` does not ask for it */
     for (int j = (int)threadIdx.x; j < p.head_dim; j += THREADS)
         s->q[j] = p.q[at + j];
     __syncthreads();
@@ -131,18 +138,19 @@ static __global__ void join(struct attention_params p)
     int head = (int)blockIdx.y;
     const struct cuda_row row = p.rows[blockIdx.x];
     int64_t part = ((int64_t)blockIdx.x * p.n_heads + head) * p.n_splits;
-    int64_t at =
-        ((int64_t)(p.seqs[row.seq].q_start + row.query) * p.n_heads + head) * p.head_dim;
+    const struct cuda_seq seq = p.seqs[row.seq];
+    int64_t at = ((int64_t)(seq.q_start + row.query) * p.n_heads + head) * p.head_dim;
     const float *totals = p.partial_totals + 2 * part;
+    int n = attention_takers(&p, seq.kv_len - seq.q_len + row.query);
     float greatest = -INFINITY, all = 0;
 
-    for (int i = 0; i < p.n_splits; i++)
+    for (int i = 0; i < n; i++)
         greatest = fmaxf(greatest, totals[2 * i]);
-    for (int i = 0; i < p.n_splits; i++)
+    for (int i = 0; i < n; i++)
         all += totals[2 * i + 1] * (totals[2 * i] > -INFINITY ? expf(totals[2 * i] - greatest) : 1);
     for (int j = (int)threadIdx.x; j < p.head_dim; j += JOIN_THREADS) {
         float sum = 0;
-        for (int i = 0; i < p.n_splits; i++)
+        for (int i = 0; i < n; i++)
             sum += p.partial[(part + i) * p.head_dim + j] *
                    (totals[2 * i] > -INFINITY ? expf(totals[2 * i] - greatest) : 1);
         p.out[at + j] = sum / all;
@@ -163,6 +171,29 @@ static int splits_of(const struct device *d, const struct cuda_plan *plan, int n
     return n < 1 ? 1 : n;
 }
 
+static void run_plain(struct device *d, const struct attention_params *p, int n_rows)
+{
+    dim3 grid((unsigned)n_rows, (unsigned)p->n_heads, (unsigned)p->n_splits), block(THREADS);
+    size_t shared = sizeof(struct plain_shared);
+    switch (d->kv.o.type) {
+    case QUANT_F16:
+        CUDA_LAUNCH(attention_plain<QUANT_F16>, grid, block, shared, d->stream, *p);
+        break;
+    case QUANT_BF16:
+        CUDA_LAUNCH(attention_plain<QUANT_BF16>, grid, block, shared, d->stream, *p);
+        break;
+    case QUANT_Q8_0:
+        CUDA_LAUNCH(attention_plain<QUANT_Q8_0>, grid, block, shared, d->stream, *p);
+        break;
+    case QUANT_FP8:
+        CUDA_LAUNCH(attention_plain<QUANT_FP8>, grid, block, shared, d->stream, *p);
+        break;
+    default:
+        CUDA_LAUNCH(attention_plain<QUANT_F32>, grid, block, shared, d->stream, *p);
+        break;
+    }
+}
+
 static int run_rows(struct device *d, struct attention_params *p, const struct cuda_plan *plan)
 {
     bool tensor = cuda_flash_fits(d, p->n_heads);
@@ -171,16 +202,12 @@ static int run_rows(struct device *d, struct attention_params *p, const struct c
     p->partial = d->partial;
     p->partial_totals = d->partial + (size_t)plan->n_rows * (size_t)p->n_heads *
                                          (size_t)p->n_splits * (size_t)p->head_dim;
-    dim3 grid((unsigned)plan->n_rows, (unsigned)p->n_heads, (unsigned)p->n_splits);
-    size_t shared = sizeof(struct plain_shared);
+    p->step = tensor ? CUDA_FLASH_ROW_STEP : CUDA_WARP;
+    p->least = WARPS;
     if (tensor)
         cuda_flash_rows(d, p, plan->n_rows);
-    else if (d->kv.o.type == QUANT_F32)
-        CUDA_LAUNCH(attention_plain<QUANT_F32>, grid, dim3(THREADS), shared, d->stream, *p);
-    else if (d->kv.o.type == QUANT_F16)
-        CUDA_LAUNCH(attention_plain<QUANT_F16>, grid, dim3(THREADS), shared, d->stream, *p);
     else
-        CUDA_LAUNCH(attention_plain<QUANT_BF16>, grid, dim3(THREADS), shared, d->stream, *p);
+        run_plain(d, p, plan->n_rows);
     if (p->n_splits > 1)
         CUDA_LAUNCH(join, dim3((unsigned)plan->n_rows, (unsigned)p->n_heads), dim3(JOIN_THREADS), 0,
                     d->stream, *p);
@@ -223,6 +250,8 @@ int cuda_attention(struct device *d, const struct attention_args *a)
                                  .blocks = plan.blocks,
                                  .k = d->kv.k + (size_t)a->layer * d->kv.layer_bytes,
                                  .v = d->kv.v + (size_t)a->layer * d->kv.layer_bytes,
+                                 .k_scales = NULL,
+                                 .v_scales = NULL,
                                  .n_heads = a->n_heads,
                                  .n_kv_heads = d->kv.o.n_kv_heads,
                                  .group = plan.group,
@@ -230,14 +259,17 @@ int cuda_attention(struct device *d, const struct attention_args *a)
                                  .block_shift = d->kv.block_shift,
                                  .window = a->window,
                                  .n_splits = 1,
+                                 .step = 0,
+                                 .least = 0,
                                  .scale = a->scale,
                                  .softcap = a->softcap,
                                  .partial = NULL,
                                  .partial_totals = NULL};
-    if (plan.n_tiles) {
-        cuda_flash_tiles(d, &p, plan.n_tiles);
-        if (cuda_launched(d, "attention"))
-            return -1;
+    if (d->kv.o.type == QUANT_Q8_0) {
+        p.k_scales = d->kv.k_scales + (size_t)a->layer * d->kv.layer_values / CUDA_KV_GROUP;
+        p.v_scales = d->kv.v_scales + (size_t)a->layer * d->kv.layer_values / CUDA_KV_GROUP;
     }
+    if (plan.n_tiles && cuda_flash_tiles(d, &p, plan.n_tiles))
+        return -1;
     return plan.n_rows ? run_rows(d, &p, &plan) : 0;
 }

@@ -150,7 +150,7 @@ static void device_host_free(struct device *d, void *memory)
 
 static size_t kv_bytes_per_block(const struct kv_options *o)
 {
-    return o->head_dim <= CUDA_HEAD_DIM_MAX && o->type <= QUANT_BF16 ? kv_cache_block_bytes(o) : 0;
+    return o->head_dim <= CUDA_HEAD_DIM_MAX ? kv_cache_block_bytes(o) : 0;
 }
 
 static int kv_open(struct device *d, const struct kv_options *o)

@@ -33,6 +33,7 @@ enum {
     CUDA_TILE_ROWS = 16,       /* rows of a tile of repacked weights */
     CUDA_CHUNK = 128,          /* columns of a tile of repacked weights */
     CUDA_HEAD_DIM_MAX = 256,
+    CUDA_FLASH_ROW_STEP = 16, /* positions of a step of attention_rows.cu */
     CUDA_KV_GROUP = 32, /* values of a head that share a scale, with Q8_0 */
     CUDA_GRAPHS_MAX = 256,     /* decode steps of up to so many sequences are captured */
     CUDA_EXPERTS_USED_MAX = 16,
@@ -57,7 +58,7 @@ struct cuda_kv {
     size_t layer_values, layer_bytes; /* of k and of v */
 };
 
-/* One query of a decode, or 64 / group queries of a tile: device copies of a step's sequences. */
+/* Device copies of a step's sequences. */
 struct cuda_seq {
     int q_start, q_len, kv_len;
     int blocks; /* index of its first block in the table */
@@ -65,13 +66,13 @@ struct cuda_seq {
 struct cuda_row { /* query of sequence seq */
     int seq, query;
 };
-struct cuda_tile { /* rows first .. first + 63 of sequence seq, row = query * group + head */
+struct cuda_tile { /* rows from first on of sequence seq, row = query * group + head */
     int seq, first;
 };
 
 /* How attention runs over a step: queries of short parts one by one, longer parts in tiles. */
 struct cuda_plan {
-    int n_rows, n_tiles, n_seqs; /* queries run one by one; tiles of 64 rows */
+    int n_rows, n_tiles, n_seqs; /* queries run one by one; tiles of rows */
     int group;
     struct cuda_seq *seqs;  /* device */
     struct cuda_row *rows;   /* device */
@@ -227,7 +228,8 @@ int cuda_linear_experts(struct device *d, const struct linear_args *a,
 struct attention_params;
 bool cuda_flash_fits(const struct device *d, int n_heads);
 int cuda_flash_row_blocks(const struct attention_params *p); /* blocks per row of the plan */
-void cuda_flash_tiles(struct device *d, const struct attention_params *p, int n_tiles);
+int cuda_flash_tile_rows(int head_dim);
+int cuda_flash_tiles(struct device *d, const struct attention_params *p, int n_tiles);
 void cuda_flash_rows(struct device *d, const struct attention_params *p, int n_rows);
 
 /* ---- a draw's arguments (draw.cu) */

@@ -28,6 +28,24 @@ static inline uint4 load_if(const void *at, bool valid)
 {
     return valid ? *(const uint4 *)at : make_uint4(0, 0, 0, 0);
 }
+static inline uint2 load_if_8(const void *at, bool valid)
+{
+    return valid ? *(const uint2 *)at : uint2{0, 0};
+}
+static inline float exp2_fast(float x) { return exp2f(x); }
+static inline void four_fp8_f16(uint32_t bytes, uint32_t out[2])
+{
+    for (int i = 0; i < 2; i++)
+        out[i] = pack_f16(quant_fp8_to_f32((uint8_t)(bytes >> 16 * i)),
+                          quant_fp8_to_f32((uint8_t)(bytes >> (16 * i + 8))));
+}
+static inline void four_int8_f16(uint32_t bytes, uint16_t scale, uint32_t out[2])
+{
+    float d = f16_float(scale);
+    for (int i = 0; i < 2; i++)
+        out[i] = pack_f16(d * (float)(int8_t)(bytes >> 16 * i),
+                          d * (float)(int8_t)(bytes >> (16 * i + 8)));
+}
 
 #else
 
@@ -119,6 +137,71 @@ static __device__ __forceinline__ uint4 load_if(const void *at, bool valid)
         : "+r"(v.x), "+r"(v.y), "+r"(v.z), "+r"(v.w)
         : "l"(at), "r"((uint32_t)valid));
     return v;
+}
+static __device__ __forceinline__ uint2 load_if_8(const void *at, bool valid)
+{
+    uint2 v = make_uint2(0, 0);
+    asm("{\n"
+        " .reg .pred p;\n"
+        " setp.ne.u32 p, %3, 0;\n"
+        " @p ld.global.v2.u32 {%0,%1}, [%2];\n"
+        "}\n"
+        : "+r"(v.x), "+r"(v.y)
+        : "l"(at), "r"((uint32_t)valid));
+    return v;
+}
+
+/* 2^x, off by up to two units in the last place; below 2^-126 it is 0, NaN stays NaN */
+static __device__ __forceinline__ float exp2_fast(float x)
+{
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;\n" : "=f"(y) : "f"(x));
+    return y;
+}
+
+/* Four E4M3 values as two pairs of float16, the first in the low half; a NaN stays one. */
+static __device__ __forceinline__ void four_fp8_f16(uint32_t bytes, uint32_t out[2])
+{
+#if __CUDA_ARCH__ >= 890
+    asm("{\n"
+        " .reg .b16 low, high;\n"
+        " mov.b32 {low, high}, %2;\n"
+        " cvt.rn.f16x2.e4m3x2 %0, low;\n"
+        " cvt.rn.f16x2.e4m3x2 %1, high;\n"
+        "}\n"
+        : "=r"(out[0]), "=r"(out[1])
+        : "r"(bytes));
+#else
+    __half2 by = __half2half2(__ushort_as_half(0x5c00)); /* 2^8, the difference of the biases */
+#pragma unroll
+    for (int i = 0; i < 2; i++) {
+        uint32_t x = __byte_perm(bytes, 0, i ? 0x3424 : 0x1404); /* each byte in a high one */
+        uint32_t h = (x & 0x80008000u) | (x & 0x7f007f00u) >> 1;
+        h |= ((h & 0x3f803f80u) + 0x00800080u) & 0x40004000u; /* all ones: float16's exponent too */
+        __half2 both;
+        memcpy(&both, &h, sizeof h);
+        both = __hmul2(both, by);
+        memcpy(&out[i], &both, sizeof h);
+    }
+#endif
+}
+
+/* Four int8 values times a float16 scale, likewise. With the sign bit turned a byte is the fraction
+ * of 1024 + 128 + its value. */
+static __device__ __forceinline__ void four_int8_f16(uint32_t bytes, uint16_t scale,
+                                                     uint32_t out[2])
+{
+    __half2 d = __half2half2(__ushort_as_half(scale));
+    __half2 off = __half2half2(__ushort_as_half(0x6480)); /* 1152 */
+    bytes ^= 0x80808080u;
+#pragma unroll
+    for (int i = 0; i < 2; i++) {
+        uint32_t h = __byte_perm(bytes, 0x64646464u, i ? 0x4342 : 0x4140);
+        __half2 both;
+        memcpy(&both, &h, sizeof h);
+        both = __hmul2(__hsub2(both, off), d);
+        memcpy(&out[i], &both, sizeof h);
+    }
 }
 #endif
 

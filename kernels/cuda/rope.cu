@@ -1,6 +1,8 @@
 /* rope: the table of angles, rotary embedding (Su et al. 2021) and the store to the KV pool. Engine
  * thread. Writer of the KV layout (reader: attention*.cu):
- *   k[layer][block][kv_head][block_size][head_dim], v the same */
+ *   k[layer][block][kv_head][block_size][head_dim], v the same
+ * and the scales of Q8_0, for both: d[layer][block][kv_head][block_size][head_dim / CUDA_KV_GROUP]
+ */
 #include "kernels/cuda/cuda.cuh"
 
 enum { THREADS = 128, FREQS_MAX = CUDA_HEAD_DIM_MAX / 2 };
@@ -46,18 +48,48 @@ struct store_params {
     const float *v, *cos_sin, *q_scale;
     const int64_t *slots;
     char *k_pool, *v_pool; /* of the layer */
+    uint16_t *k_scales, *v_scales; /* the same; Q8_0 only */
     int n_heads, n_kv_heads, head_dim, n_freq, block_shift;
     bool interleaved;
     enum quant_type type;
 };
+
+/* quant_f32_to_fp8's bits */
+static __device__ __forceinline__ uint8_t float_fp8(float x)
+{
+    uint32_t u = __float_as_uint(x), magnitude = u & 0x7fffffffu;
+    uint32_t code = (magnitude + 0x7ffffu + (magnitude >> 20 & 1u) - 0x3c000000u) >> 20;
+    if (magnitude < 0x3c800000u)
+        code = __float_as_uint(__fadd_rn(fabsf(x), 16384.0f)) - 0x46800000u;
+    if (magnitude >= 0x43e00000u)
+        code = magnitude > 0x7f800000u ? 0x7f : 0x7e;
+    return (uint8_t)((u >> 24 & 0x80u) | code);
+}
 
 static __device__ __forceinline__ void put(const struct store_params *p, char *pool, int64_t at,
                                            float x)
 {
     if (p->type == QUANT_F32)
         ((float *)pool)[at] = x;
+    else if (p->type == QUANT_FP8)
+        ((uint8_t *)pool)[at] = float_fp8(x);
     else
         ((uint16_t *)pool)[at] = p->type == QUANT_F16 ? float_f16(x) : float_bf16(x);
+}
+
+/* A warp's 32 values, which share a scale: quant_encode's rule, but that a NaN or an infinity among
+ * them makes the scale NaN. */
+static __device__ __forceinline__ void put_q8_0(char *pool, uint16_t *scales, int64_t at, float x)
+{
+    float most = fabsf(x), poison = x - x;
+    for (int mask = 16; mask; mask /= 2) {
+        most = fmaxf(most, __shfl_xor_sync(0xffffffffu, most, mask));
+        poison += __shfl_xor_sync(0xffffffffu, poison, mask);
+    }
+    float scale = most / 127, inverse = scale > 1e-30f ? 1 / scale : 0;
+    ((int8_t *)pool)[at] = (int8_t)(poison == 0 ? rintf(x * inverse) : 0);
+    if (threadIdx.x % CUDA_WARP == 0)
+        scales[at / CUDA_KV_GROUP] = float_f16(scale + poison);
 }
 
 /* One element of a rotated head; in holds the head before rotation. */
@@ -104,6 +136,17 @@ static __global__ void rotate_store(struct store_params p)
     int64_t base =
         (((block * p.n_kv_heads + kv_head) << p.block_shift) + offset) * p.head_dim;
     const float *v = p.v + (token * p.n_kv_heads + kv_head) * p.head_dim;
+    if (p.type == QUANT_Q8_0) { /* whole warps: heads are a multiple of 32 values */
+        if (i0 < p.head_dim) {
+            put_q8_0(p.k_pool, p.k_scales, base + i0, x0);
+            put_q8_0(p.v_pool, p.v_scales, base + i0, v[i0]);
+        }
+        if (i1 < p.head_dim) {
+            put_q8_0(p.k_pool, p.k_scales, base + i1, x1);
+            put_q8_0(p.v_pool, p.v_scales, base + i1, v[i1]);
+        }
+        return;
+    }
     if (i0 < p.head_dim) {
         put(&p, p.k_pool, base + i0, x0);
         put(&p, p.v_pool, base + i0, v[i0]);
@@ -155,6 +198,8 @@ int cuda_rope_store(struct device *d, const struct rope_store_args *a)
                                  (const int64_t *)cuda_stage(d, a->slots, n * sizeof *a->slots),
                              .k_pool = d->kv.k + (size_t)a->layer * d->kv.layer_bytes,
                              .v_pool = d->kv.v + (size_t)a->layer * d->kv.layer_bytes,
+                             .k_scales = NULL,
+                             .v_scales = NULL,
                              .n_heads = a->n_heads,
                              .n_kv_heads = o->n_kv_heads,
                              .head_dim = o->head_dim,
@@ -162,6 +207,10 @@ int cuda_rope_store(struct device *d, const struct rope_store_args *a)
                              .block_shift = d->kv.block_shift,
                              .interleaved = a->interleaved,
                              .type = o->type};
+    if (o->type == QUANT_Q8_0) {
+        p.k_scales = d->kv.k_scales + (size_t)a->layer * d->kv.layer_values / CUDA_KV_GROUP;
+        p.v_scales = d->kv.v_scales + (size_t)a->layer * d->kv.layer_values / CUDA_KV_GROUP;
+    }
     if (a->q_scale)
         p.q_scale = (const float *)cuda_stage(d, a->q_scale, n * sizeof *a->q_scale);
     if (!p.slots || (a->q_scale && !p.q_scale))

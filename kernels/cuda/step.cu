@@ -184,9 +184,10 @@ static bool by_tiles(const struct device *d, const struct attention_seq *s, int 
     return s->q_len > 1 && s->q_len * group >= ROWS_FEW && cuda_flash_fits(d, n_heads);
 }
 
-static int tiles_of(const struct attention_seq *s, int group)
+static int tiles_of(const struct device *d, const struct attention_seq *s, int group)
 {
-    return (s->q_len * group + 63) / 64;
+    int rows = cuda_flash_tile_rows(d->kv.o.head_dim);
+    return (s->q_len * group + rows - 1) / rows;
 }
 
 static int count(const struct device *d, const struct attention_seq *seqs, int n_seqs, int n_heads,
@@ -198,7 +199,7 @@ static int count(const struct device *d, const struct attention_seq *seqs, int n
     *n_blocks = 0;
     for (int i = 0; i < n_seqs; i++) {
         if (by_tiles(d, &seqs[i], n_heads))
-            p->n_tiles += tiles_of(&seqs[i], p->group);
+            p->n_tiles += tiles_of(d, &seqs[i], p->group);
         else
             p->n_rows += seqs[i].q_len;
         *n_blocks += ((size_t)seqs[i].kv_len + (size_t)d->kv.o.block_size - 1) >>
@@ -242,8 +243,8 @@ static void fill(const struct device *d, const struct attention_seq *seqs, int n
         memcpy(blocks + at, s->blocks, (size_t)n * sizeof *blocks);
         at += n;
         if (by_tiles(d, s, n_heads))
-            for (int j = 0; j < tiles_of(s, p->group); j++)
-                *tile++ = (struct cuda_tile){i, 64 * j};
+            for (int j = 0; j < tiles_of(d, s, p->group); j++)
+                *tile++ = (struct cuda_tile){i, j * cuda_flash_tile_rows(d->kv.o.head_dim)};
         else
             for (int j = 0; j < s->q_len; j++)
                 *row++ = (struct cuda_row){i, j};

@@ -197,7 +197,9 @@ double check_cuda_attention(enum quant_type type, int n)
 {
     if (type == QUANT_F32)
         return 0;
-    if (type == QUANT_F16)
+    if (type == QUANT_Q8_0) /* int8 times its scale is rounded to F16 */
+        return n == 1 ? 0x1.1p-11 : 0x1.1p-10;
+    if (type == QUANT_F16 || type == QUANT_FP8)
         return n == 1 ? 0x1p-20 : 0x1.1p-11;
     return n == 1 ? 0x1p-16 : 0x1.1p-8;
 }

@@ -1,0 +1,419 @@
+/* attention_tiles: attention of long parts on tensor cores (Dao et al. 2022; Dao 2023). Engine
+ * thread. Reader of the KV layout (writer: rope.cu).
+ *
+ * A block is a tile of 128 rows (64 for heads of more than 128 values), row = query * group + head
+ * of the group, and one KV head; each of its four warps takes 32 (16) rows, so that keys and values
+ * feed two products each time they leave shared memory. It goes through the positions in steps of
+ * 32, which lie at absolute positions: what a row sums does not depend on the tile it is in.
+ *   F16, BF16   cp.async fills one pair of K and V tiles while the other is computed with
+ *   FP8, Q8_0   cp.async fills a stage with the next bytes, which their own threads decode to F16
+ *               tiles between two barriers: no value is decoded twice in a block. E4M3 and int8
+ *               are exact in F16; an int8 times its scale is rounded to it
+ * Rows of tiles are 2 * HD bytes in pieces of 16; piece c of row r lies at c ^ (r % 8), so that the
+ * eight rows of an ldmatrix lie in different banks. Queries and weights are rounded once. */
+#include "kernels/cuda/attention.cuh"
+
+#include <limits.h>
+
+enum { THREADS = 128, WARPS = THREADS / CUDA_WARP, STEP = 32, N_TILES = STEP / 8 };
+
+template <enum quant_type T, int HD> struct tile_shape {
+    enum {
+        BF16 = T == QUANT_BF16,
+        BYTES = T == QUANT_F16 || T == QUANT_BF16 ? 2 : 1, /* of a value in memory */
+        MT = HD <= 128 ? 2 : 1,                            /* 16 rows of a warp, times */
+        ROWS = WARPS * MT * 16,
+        K_STEPS = HD / 16,
+        HALF = STEP * HD,            /* values of a K (or V) tile */
+        TILES = BYTES == 2 ? 2 : 1,  /* pairs of them */
+        ROW_PIECES = HD * BYTES / 16, /* pieces of 16 bytes in memory */
+        PIECES = STEP * ROW_PIECES / THREADS, /* of K (or V), a thread's */
+        SHARED = ROWS * HD * 2 + TILES * 2 * HALF * 2 + (BYTES == 1 ? 2 * HALF : 0),
+    };
+};
+
+/* What the block sees, and how it finds it. */
+struct tile_place {
+    const int32_t *blocks;
+    int kv_head, first, last; /* of all its rows */
+};
+
+/* Rows g and g + 8 of each of a warp's 16: their running maximum, total and outputs. */
+template <int MT, int HD> struct tile_rows {
+    float most[MT][2], total[MT][2]; /* total: of the lane's own columns until the end */
+    float out[MT][HD / 8][4];
+};
+
+/* Where piece c of row r of a tile of HD values a row begins, in values. */
+template <int HD> static __device__ __forceinline__ int swizzled(int r, int c)
+{
+    return r * HD + (c ^ (r & 7)) * 8;
+}
+
+/* Where in a tile the four matrices of an ldmatrix begin for this lane, in bytes: the two of eight
+ * rows first, or the two of eight columns. */
+template <int HD> static __device__ __forceinline__ int lane_offset(bool rows_first)
+{
+    int lane = (int)threadIdx.x % CUDA_WARP, part = lane / 8, r = lane % 8;
+    int down = rows_first ? part % 2 : part / 2, right = rows_first ? part / 2 : part % 2;
+    return (8 * down + r) * HD * 2 + ((right ^ r) << 4);
+}
+
+/* The same, 16 down rows and 16 right columns on: few registers hold what all steps need. */
+template <int HD>
+static __device__ __forceinline__ const void *matrix_at(const uint16_t *tile, int offset, int down,
+                                                        int right)
+{
+    return (const char *)tile + (offset ^ (right & 3) << 5) + (right >> 2) * 128 + down * 32 * HD;
+}
+
+template <enum quant_type T, int HD>
+static __device__ __forceinline__ void load_queries(const struct attention_params *p,
+                                                    const struct cuda_seq *seq, int row0, int end,
+                                                    int kv_head, uint16_t *queries)
+{
+    typedef struct tile_shape<T, HD> shape;
+    for (int i = (int)threadIdx.x; i < shape::ROWS * (HD / 8); i += THREADS) {
+        int r = i / (HD / 8), c = i % (HD / 8), row = row0 + r;
+        float4 a = make_float4(0, 0, 0, 0), b = a;
+        if (row < end && 8 * c < p->head_dim) {
+            int64_t token = seq->q_start + row / p->group;
+            int head = kv_head * p->group + row % p->group;
+            const float4 *from =
+                (const float4 *)(p->q + (token * p->n_heads + head) * p->head_dim + 8 * c);
+            a = from[0];
+            b = from[1];
+        }
+        float x[8] = {a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w};
+        uint32_t h[4], low[4];
+        split_eight<shape::BF16>(x, h, low);
+        *(uint4 *)(queries + swizzled<HD>(r, c)) = make_uint4(h[0], h[1], h[2], h[3]);
+    }
+}
+
+/* The block table's entries for the step at pos0: lane i has that of positions pos0 + 8 (i % 4) ..
+ * + 7, which lie in one block. */
+static __device__ __forceinline__ int32_t step_blocks(const struct attention_params *p,
+                                                      const struct tile_place *at, int pos0)
+{
+    int pos = pos0 + 8 * ((int)threadIdx.x % N_TILES);
+    bool seen = pos + 7 >= at->first && pos <= at->last;
+    return seen ? at->blocks[pos >> p->block_shift] : 0;
+}
+
+/* Start the thread's share of the keys and values of a step: to tiles (16-bit), or to a stage, with
+ * the scales of Q8_0 in registers. */
+template <enum quant_type T, int HD>
+static __device__ __forceinline__ void
+fetch(const struct attention_params *p, const struct tile_place *at, int pos0, int32_t blocks,
+      char *to, uint16_t scales[2][tile_shape<T, HD>::PIECES])
+{
+    typedef struct tile_shape<T, HD> shape;
+#pragma unroll
+    for (int i = 0; i < shape::PIECES; i++) {
+        int piece = (int)threadIdx.x + i * THREADS;
+        int r = piece / shape::ROW_PIECES, c = piece % shape::ROW_PIECES, pos = pos0 + r;
+        int64_t block = __shfl_sync(0xffffffffu, blocks, r / 8);
+        int col = c * (16 / shape::BYTES);
+        bool valid = pos >= at->first && pos <= at->last && col < p->head_dim;
+        int64_t place = attention_place(p, block, at->kv_head, pos) + col;
+        char *k = to + (shape::BYTES == 2 ? 2 * swizzled<HD>(r, c) : 16 * piece);
+        copy_async_16(k, p->k + place * shape::BYTES, valid);
+        copy_async_16(k + shape::HALF * shape::BYTES, p->v + place * shape::BYTES, valid);
+        if (T == QUANT_Q8_0) {
+            scales[0][i] = valid ? p->k_scales[place / CUDA_KV_GROUP] : 0;
+            scales[1][i] = valid ? p->v_scales[place / CUDA_KV_GROUP] : 0;
+        }
+    }
+    copy_async_commit();
+}
+
+/* The pieces that this thread fetched, to F16 tiles. Half of the threads write their two pieces in
+ * the other order: eight neighbours then write to different banks. */
+template <enum quant_type T, int HD>
+static __device__ __forceinline__ void
+decode(const char *stage, uint16_t *tiles,
+       const uint16_t scales[2][tile_shape<T, HD>::PIECES])
+{
+    typedef struct tile_shape<T, HD> shape;
+#pragma unroll
+    for (int half = 0; half < 2; half++)
+#pragma unroll
+        for (int i = 0; i < shape::PIECES; i++) {
+            int piece = (int)threadIdx.x + i * THREADS;
+            int r = piece / shape::ROW_PIECES, c = piece % shape::ROW_PIECES, odd = c >> 2 & 1;
+            uint4 v = *(const uint4 *)(stage + half * shape::HALF + 16 * piece);
+            uint4 low = eight_f16<T>(v.x, v.y, scales[half][i]);
+            uint4 high = eight_f16<T>(v.z, v.w, scales[half][i]);
+            uint16_t *to = tiles + half * shape::HALF;
+            *(uint4 *)(to + swizzled<HD>(r, 2 * c + odd)) = odd ? high : low;
+            *(uint4 *)(to + swizzled<HD>(r, 2 * c + 1 - odd)) = odd ? low : high;
+        }
+}
+
+/* s[m][n] of 16 rows and positions 8 n .. + 7 */
+template <enum quant_type T, int HD>
+static __device__ __forceinline__ void
+scores(const uint16_t *queries, const uint16_t *keys,
+       float s[tile_shape<T, HD>::MT][N_TILES][4])
+{
+    typedef struct tile_shape<T, HD> shape;
+    int at_q = lane_offset<HD>(true), at_k = lane_offset<HD>(false);
+#pragma unroll
+    for (int k = 0; k < shape::K_STEPS; k++) {
+        uint32_t b[N_TILES / 2][4];
+#pragma unroll
+        for (int n = 0; n < N_TILES / 2; n++)
+            ldmatrix_4(b[n], matrix_at<HD>(keys, at_k, n, k));
+#pragma unroll
+        for (int m = 0; m < shape::MT; m++) {
+            uint32_t a[4];
+            ldmatrix_4(a, matrix_at<HD>(queries, at_q, m, k));
+#pragma unroll
+            for (int n = 0; n < N_TILES; n++)
+                mma_16816<shape::BF16>(s[m][n], a, &b[n / 2][2 * (n % 2)]);
+        }
+    }
+}
+
+/* The scores of rows g and g + 8 become weights; what was summed so far is scaled to the new
+ * maximum. whole: the rows see every position of the step. */
+template <int HD>
+static __device__ __forceinline__ void weigh(const struct attention_params *p, int pos0, bool whole,
+                                             const int first[2], const int last[2],
+                                             float s[N_TILES][4], float most[2], float total[2],
+                                             float out[HD / 8][4])
+{
+    int t = (int)threadIdx.x % 4;
+    float keep[2];
+    attention_cap<N_TILES>(p, s);
+    if (!whole)
+#pragma unroll
+        for (int n = 0; n < N_TILES; n++)
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+                int pos = pos0 + 8 * n + 2 * t + i % 2;
+                s[n][i] = pos >= first[i / 2] && pos <= last[i / 2] ? s[n][i] : -INFINITY;
+            }
+#pragma unroll
+    for (int h = 0; h < 2; h++) {
+        float greatest = most[h];
+#pragma unroll
+        for (int n = 0; n < N_TILES; n++)
+            greatest = fmaxf(greatest, fmaxf(s[n][2 * h], s[n][2 * h + 1]));
+        greatest = fmaxf(greatest, __shfl_xor_sync(0xffffffffu, greatest, 1));
+        greatest = fmaxf(greatest, __shfl_xor_sync(0xffffffffu, greatest, 2));
+        /* a row that sees nothing yet, or NaN scores alone: nothing to subtract, NaN stays NaN */
+        float base = greatest > -INFINITY ? greatest : 0, sum = 0;
+        keep[h] = exp2_fast(most[h] - base);
+        most[h] = greatest;
+#pragma unroll
+        for (int n = 0; n < N_TILES; n++)
+#pragma unroll
+            for (int i = 2 * h; i < 2 * h + 2; i++) {
+                s[n][i] = exp2_fast(s[n][i] - base);
+                sum += s[n][i];
+            }
+        total[h] = total[h] * keep[h] + sum;
+    }
+#pragma unroll
+    for (int j = 0; j < HD / 8; j++)
+#pragma unroll
+        for (int i = 0; i < 4; i++)
+            out[j][i] *= keep[i / 2];
+}
+
+template <enum quant_type T, int HD>
+static __device__ __forceinline__ void
+add_values(const uint16_t *values, float s[tile_shape<T, HD>::MT][N_TILES][4],
+           struct tile_rows<tile_shape<T, HD>::MT, HD> *rows)
+{
+    typedef struct tile_shape<T, HD> shape;
+    int at = lane_offset<HD>(true);
+#pragma unroll
+    for (int k = 0; k < STEP / 16; k++) {
+        uint32_t a[shape::MT][4];
+#pragma unroll
+        for (int m = 0; m < shape::MT; m++)
+#pragma unroll
+            for (int i = 0; i < 4; i++) /* row g + 8 (i % 2), positions 8 (i / 2) + 2 t, + 1 */
+                a[m][i] = pack_pair<shape::BF16>(s[m][2 * k + i / 2][2 * (i % 2)],
+                                                 s[m][2 * k + i / 2][2 * (i % 2) + 1]);
+#pragma unroll
+        for (int j = 0; j < HD / 16; j++) {
+            uint32_t b[4];
+            ldmatrix_4_transposed(b, matrix_at<HD>(values, at, k, j));
+#pragma unroll
+            for (int m = 0; m < shape::MT; m++) {
+                mma_16816<shape::BF16>(rows->out[m][2 * j], a[m], b);
+                mma_16816<shape::BF16>(rows->out[m][2 * j + 1], a[m], b + 2);
+            }
+        }
+    }
+}
+
+/* A warp's rows, from row0 on, against the step at pos0. */
+template <enum quant_type T, int HD>
+static __device__ __forceinline__ void
+one_step(const struct attention_params *p, const struct cuda_seq *seq, int row0, int end, int pos0,
+         const uint16_t *queries, const uint16_t *tiles,
+         struct tile_rows<tile_shape<T, HD>::MT, HD> *rows)
+{
+    typedef struct tile_shape<T, HD> shape;
+    int g = (int)threadIdx.x % CUDA_WARP / 4, start = seq->kv_len - seq->q_len;
+    int bottom = row0 + 16 * shape::MT < end ? row0 + 16 * shape::MT : end;
+    /* the first and the last query of the warp */
+    int top_last = start + row0 / p->group, last = start + (bottom - 1) / p->group;
+    int unseen = p->window > 0 ? p->window : INT_MAX; /* positions that lie so far back */
+    if (row0 >= end || pos0 > last || pos0 + STEP - 1 <= top_last - unseen)
+        return;
+    bool whole = pos0 + STEP - 1 <= top_last && pos0 > last - unseen;
+    float s[shape::MT][N_TILES][4] = {};
+    scores<T, HD>(queries, tiles, s);
+#pragma unroll
+    for (int m = 0; m < shape::MT; m++) {
+        int lasts[2], firsts[2];
+#pragma unroll
+        for (int h = 0; h < 2; h++) {
+            int row = row0 + 16 * m + g + 8 * h;
+            lasts[h] = row < end ? start + row / p->group : -1;
+            firsts[h] = lasts[h] - unseen + 1;
+        }
+        weigh<HD>(p, pos0, whole, firsts, lasts, s[m], rows->most[m], rows->total[m],
+                  rows->out[m]);
+    }
+    add_values<T, HD>(tiles + shape::HALF, s, rows);
+}
+
+template <enum quant_type T, int HD>
+static __device__ __forceinline__ void
+write_rows(const struct attention_params *p, const struct cuda_seq *seq, int row0, int end,
+           int kv_head, struct tile_rows<tile_shape<T, HD>::MT, HD> *rows)
+{
+    int lane = (int)threadIdx.x % CUDA_WARP, g = lane / 4, t = lane % 4;
+#pragma unroll
+    for (int m = 0; m < tile_shape<T, HD>::MT; m++)
+#pragma unroll
+        for (int h = 0; h < 2; h++) {
+            int row = row0 + 16 * m + g + 8 * h;
+            float total = rows->total[m][h];
+            total += __shfl_xor_sync(0xffffffffu, total, 1);
+            total += __shfl_xor_sync(0xffffffffu, total, 2);
+            if (row >= end)
+                continue;
+            int64_t token = seq->q_start + row / p->group;
+            int head = kv_head * p->group + row % p->group;
+            float *to = p->out + (token * p->n_heads + head) * p->head_dim + 2 * t;
+            float by = 1 / total;
+#pragma unroll
+            for (int j = 0; j < HD / 8; j++)
+                if (8 * j < p->head_dim)
+                    *(float2 *)(to + 8 * j) = make_float2(rows->out[m][j][2 * h] * by,
+                                                          rows->out[m][j][2 * h + 1] * by);
+        }
+}
+
+/* grid (tiles, KV heads) */
+template <enum quant_type T, int HD>
+static __global__ void __launch_bounds__(THREADS) flash_tile(struct attention_params p)
+{
+    typedef struct tile_shape<T, HD> shape;
+    CUDA_SHARED(uint16_t, queries);
+    uint16_t *tiles = queries + shape::ROWS * HD; /* [TILES][K, V][STEP][HD] */
+    char *stage = (char *)(tiles + shape::TILES * 2 * shape::HALF);
+    int warp = (int)threadIdx.x / CUDA_WARP;
+    /* the last tiles see most: they start first */
+    const struct cuda_tile tile = p.tiles[gridDim.x - 1 - blockIdx.x];
+    const struct cuda_seq seq = p.seqs[tile.seq];
+    int end = seq.q_len * p.group, row0 = tile.first + 16 * shape::MT * warp;
+    int start = seq.kv_len - seq.q_len;
+    int bottom = tile.first + shape::ROWS < end ? tile.first + shape::ROWS : end;
+    struct tile_place at;
+    at.blocks = p.blocks + seq.blocks;
+    at.kv_head = (int)blockIdx.y;
+    at.last = start + (bottom - 1) / p.group;
+    at.first = start + tile.first / p.group - p.window + 1;
+    at.first = p.window > 0 && at.first > 0 ? at.first : 0;
+    struct tile_rows<shape::MT, HD> rows;
+    uint16_t scales[2][shape::PIECES];
+    const uint16_t *mine = queries + 16 * shape::MT * warp * HD;
+
+#pragma unroll
+    for (int m = 0; m < shape::MT; m++) {
+#pragma unroll
+        for (int h = 0; h < 2; h++) {
+            rows.most[m][h] = -INFINITY;
+            rows.total[m][h] = 0;
+        }
+#pragma unroll
+        for (int j = 0; j < HD / 8; j++)
+#pragma unroll
+            for (int i = 0; i < 4; i++)
+                rows.out[m][j][i] = 0;
+    }
+    int pos = at.first / STEP * STEP, turn = 0;
+    char *fetched = shape::BYTES == 2 ? (char *)tiles : stage;
+    fetch<T, HD>(&p, &at, pos, step_blocks(&p, &at, pos), fetched, scales);
+    int32_t blocks = step_blocks(&p, &at, pos + STEP);
+    load_queries<T, HD>(&p, &seq, tile.first, end, at.kv_head, queries);
+    for (; pos <= at.last; pos += STEP, turn ^= 1) {
+        uint16_t *now = shape::BYTES == 2 && turn ? tiles + 2 * shape::HALF : tiles;
+        copy_async_wait<0>();
+        if (shape::BYTES == 1) {
+            __syncthreads(); /* the tiles are read */
+            decode<T, HD>(stage, tiles, scales);
+        } else {
+            fetched = (char *)(turn ? tiles : tiles + 2 * shape::HALF);
+            __syncthreads(); /* these tiles are there, the others are read */
+        }
+        if (pos + STEP <= at.last) {
+            fetch<T, HD>(&p, &at, pos + STEP, blocks, fetched, scales);
+            blocks = step_blocks(&p, &at, pos + 2 * STEP);
+        }
+        if (shape::BYTES == 1)
+            __syncthreads();
+        one_step<T, HD>(&p, &seq, row0, end, pos, mine, now, &rows);
+    }
+    write_rows<T, HD>(&p, &seq, row0, end, at.kv_head, &rows);
+}
+
+/* ---- the launch */
+
+int cuda_flash_tile_rows(int head_dim)
+{
+    return head_dim <= 128 ? (int)tile_shape<QUANT_F16, 128>::ROWS
+                           : (int)tile_shape<QUANT_F16, 256>::ROWS;
+}
+
+template <enum quant_type T, int HD>
+static int launch(struct device *d, const struct attention_params *p, int n)
+{
+    auto kernel = flash_tile<T, HD>;
+    int shared = tile_shape<T, HD>::SHARED;
+    if (cuda_check(d, cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                           shared), "attention's shared memory"))
+        return -1;
+    CUDA_LAUNCH(kernel, dim3((unsigned)n, (unsigned)p->n_kv_heads), dim3(THREADS), (size_t)shared,
+                d->stream, *p);
+    return cuda_launched(d, "attention");
+}
+
+template <enum quant_type T>
+static int choose(struct device *d, const struct attention_params *p, int n)
+{
+    return p->head_dim <= 64    ? launch<T, 64>(d, p, n)
+           : p->head_dim <= 128 ? launch<T, 128>(d, p, n)
+           : p->head_dim <= 192 ? launch<T, 192>(d, p, n)
+                                : launch<T, 256>(d, p, n);
+}
+
+int cuda_flash_tiles(struct device *d, const struct attention_params *p, int n_tiles)
+{
+    switch (d->kv.o.type) {
+    case QUANT_F16: return choose<QUANT_F16>(d, p, n_tiles);
+    case QUANT_BF16: return choose<QUANT_BF16>(d, p, n_tiles);
+    case QUANT_FP8: return choose<QUANT_FP8>(d, p, n_tiles);
+    case QUANT_Q8_0: return choose<QUANT_Q8_0>(d, p, n_tiles);
+    default: return cuda_fail(d, "attention has no tiles for a KV cache of this type");
+    }
+}
