@@ -11,7 +11,8 @@
  * else is in the batch, so results do not depend on n, on chunking or on the number of threads.
  * CUDA backend: attention scores and sums, norms and rotations are float32. linear rounds inputs to
  * bfloat16 twice (the value and what is left of it: 16 bits) for few rows, once for many, or to
- * float16 (saturating) where the weights are F16 or quantized; products are summed in float32.
+ * float16 (saturating) where the weights are F16 or quantized; quantized weights are exact for few
+ * rows, rounded to float16 for many; products are summed in float32.
  *
  * Errors: int functions return 0 or -1 and then device error text is set (device_error). An op's
  * error latches: later ops return -1 at once (R6). Nothing here aborts. */

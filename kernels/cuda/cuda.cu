@@ -192,7 +192,7 @@ static size_t device_linear_workspace(int n_max, int cols_max)
     size_t n = rows_padded(n_max), cols = cols_padded(cols_max);
     return n * cols * 2 * sizeof(uint16_t) + n * (cols / 32) * sizeof(float) +
            (size_t)n_max * sizeof(struct pick_result) + (size_t)DEQUANTIZED_BYTES + PARTIAL_BYTES +
-           8 * (size_t)CUDA_ALIGN;
+           CUDA_COUNTERS * sizeof(int) + 9 * (size_t)CUDA_ALIGN;
 }
 
 static int device_reserve(struct device *d, int n_max, int cols_max)
@@ -211,12 +211,13 @@ static int device_reserve(struct device *d, int n_max, int cols_max)
     d->dequantized_bytes = DEQUANTIZED_BYTES;
     d->partial = (float *)cuda_take(d, PARTIAL_BYTES, false);
     d->partial_bytes = PARTIAL_BYTES;
+    d->counters = (int *)cuda_take(d, CUDA_COUNTERS * sizeof(int), true);
     d->picks =
         (struct pick_result *)cuda_take(d, (size_t)n_max * sizeof(struct pick_result), false);
     size_t routes = (size_t)n_max * CUDA_EXPERTS_USED_MAX * 3 * sizeof(int32_t);
     d->routes = (int32_t *)device_host_alloc(d, routes);
     if (!d->routes || !d->split_high || !d->split_low || !d->split_sums || !d->dequantized ||
-        !d->partial || !d->picks)
+        !d->partial || !d->counters || !d->picks)
         return cuda_fail(d, "no memory for %zu bytes of scratch",
                          device_linear_workspace(n_max, cols_max));
     d->n_max = n_max;

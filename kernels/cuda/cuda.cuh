@@ -29,7 +29,6 @@ enum {
     CUDA_ERROR_MAX = 256,
     CUDA_NAME_MAX = 192,
     CUDA_ALIGN = 256,
-    CUDA_SKINNY_MAX = 64,      /* inputs up to which the own tensor core kernels run */
     CUDA_TILE_ROWS = 16,       /* rows of a tile of repacked weights */
     CUDA_CHUNK = 128,          /* columns of a tile of repacked weights */
     CUDA_HEAD_DIM_MAX = 256,
@@ -37,6 +36,7 @@ enum {
     CUDA_KV_GROUP = 32, /* values of a head that share a scale, with Q8_0 */
     CUDA_GRAPHS_MAX = 256,     /* decode steps of up to so many sequences are captured */
     CUDA_EXPERTS_USED_MAX = 16,
+    CUDA_COUNTERS = 4096, /* tiles of a product whose parts meet */
 };
 
 /* A stretch of the reservation; the list is in order of address and without gaps. */
@@ -88,6 +88,8 @@ struct cuda_matrix {
     size_t row_bytes, bytes;
     uint8_t *codes, *high, *scales, *supers;
     int n_chunks, n_tiles;
+    float *row_scales; /* F8_128: [rows] scales of the rows, where by_row: each has but one */
+    bool by_row;
 };
 
 struct cuda_graph {
@@ -141,8 +143,9 @@ struct device {
     float *split_sums;                /* [the same rows][padded cols / 32] */
     uint16_t *dequantized;            /* slices of a matrix on their way to the library */
     size_t dequantized_bytes;
-    float *partial; /* split attention: sums of parts */
+    float *partial; /* sums of parts: of split attention and of split products */
     size_t partial_bytes;
+    int *counters; /* [CUDA_COUNTERS], 0 between ops: parts of a product that have ended */
     struct pick_result *picks; /* [n_max] */
     int32_t *routes;           /* pinned: the experts of n_max rows, their order, their weights */
     struct cuda_moe *moes;     /* moe.cu: what it keeps of each layer */
@@ -220,8 +223,10 @@ struct cuda_experts {
 
 void cuda_skinny_float(struct device *d, const struct linear_args *a, int64_t padded,
                        const struct cuda_experts *experts);
-void cuda_skinny_quant(struct device *d, const struct linear_args *a, int64_t padded,
+void cuda_skinny_quant(struct device *d, const struct linear_args *a,
                        const struct cuda_experts *experts);
+void cuda_tile(struct device *d, const struct linear_args *a, int64_t padded);
+void cuda_tile_8(struct device *d, const struct linear_args *a, int64_t padded);
 /* The jobs of a, whose matrices are of expert 0, for each pair on its own (n is 1). */
 int cuda_linear_experts(struct device *d, const struct linear_args *a,
                         const struct cuda_experts *experts);
@@ -295,6 +300,25 @@ static __device__ __forceinline__ uint32_t subtract_bf16(uint32_t a, uint32_t b)
     memcpy(&a, &x, sizeof a);
     return a;
 }
+/* a - b and a b of two float16 pairs */
+static __device__ __forceinline__ uint32_t subtract_f16(uint32_t a, uint32_t b)
+{
+    __half2 x, y;
+    memcpy(&x, &a, sizeof a);
+    memcpy(&y, &b, sizeof b);
+    x = __hsub2(x, y);
+    memcpy(&a, &x, sizeof a);
+    return a;
+}
+static __device__ __forceinline__ uint32_t multiply_f16(uint32_t a, uint32_t b)
+{
+    __half2 x, y;
+    memcpy(&x, &a, sizeof a);
+    memcpy(&y, &b, sizeof b);
+    x = __hmul2(x, y);
+    memcpy(&a, &x, sizeof a);
+    return a;
+}
 #else
 static inline float f16_float(uint16_t h) { return quant_f16_to_f32(h); }
 static inline uint16_t float_f16(float f) { return quant_f32_to_f16(f); }
@@ -312,6 +336,16 @@ static inline uint32_t subtract_bf16(uint32_t a, uint32_t b)
     return pack_bf16(quant_bf16_to_f32((uint16_t)a) - quant_bf16_to_f32((uint16_t)b),
                      quant_bf16_to_f32((uint16_t)(a >> 16)) -
                          quant_bf16_to_f32((uint16_t)(b >> 16)));
+}
+static inline uint32_t subtract_f16(uint32_t a, uint32_t b)
+{
+    return pack_f16(f16_float((uint16_t)a) - f16_float((uint16_t)b),
+                    f16_float((uint16_t)(a >> 16)) - f16_float((uint16_t)(b >> 16)));
+}
+static inline uint32_t multiply_f16(uint32_t a, uint32_t b)
+{
+    return pack_f16(f16_float((uint16_t)a) * f16_float((uint16_t)b),
+                    f16_float((uint16_t)(a >> 16)) * f16_float((uint16_t)(b >> 16)));
 }
 #endif
 

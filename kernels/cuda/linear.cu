@@ -1,9 +1,9 @@
 /* linear: out = W in + bias; which kernel runs, the plain kernel, and the preparation of inputs.
  *
- * Engine thread. Up to CUDA_SKINNY_MAX inputs: own tensor core kernels that read weights once, near
- * the bandwidth of memory (linear_float.cu, linear_quant.cu). More: the library (blas.cu), on
- * quantized weights after a slice was dequantized to float16. The plain kernel below takes what
- * neither does: rare formats and few inputs, odd column counts; it computes in float32. */
+ * Engine thread. Few inputs: own tensor core kernels that read weights once, near the bandwidth of
+ * memory (linear_float.cu, linear_quant.cu). Up to tile_max: linear_tile.cuh's. More: the library
+ * (blas.cu), on quantized weights after a slice was dequantized to float16. The plain kernel below
+ * takes what none does: rare formats and few inputs, odd column counts; it computes in float32. */
 #include "kernels/cuda/quant.cuh"
 #include "kernels/cuda/skinny.cuh"
 
@@ -47,7 +47,7 @@ static void run_plain(struct device *d, const struct linear_args *a, int j,
                       const struct cuda_experts *experts)
 {
     const struct linear_job *job = &a->jobs[j];
-    struct skinny_inputs x = {a->in, NULL, NULL, NULL, a->n, (int)job->w->cols, 0};
+    struct skinny_inputs x = {a->in, NULL, NULL, a->n, (int)job->w->cols, 0};
     struct skinny_out o = {job->out, job->bias, (int)job->w->rows, a->add};
     unsigned rows = (unsigned)((job->w->rows + PLAIN_WARPS - 1) / PLAIN_WARPS);
     unsigned inputs = (unsigned)((a->n + PLAIN_INPUTS - 1) / PLAIN_INPUTS);
@@ -56,7 +56,8 @@ static void run_plain(struct device *d, const struct linear_args *a, int j,
                 a->n_jobs, j);
 }
 
-/* ---- inputs as 16-bit values, padded with zeros: high and, where wanted, low parts and sums */
+/* ---- inputs as 16-bit values, padded with zeros: high and, where wanted, low parts, and sums of
+ * the high ones over 32 columns */
 
 template <bool BF16>
 static __global__ void split(const float *in, int n, int cols, int padded, uint16_t *high,
@@ -66,18 +67,27 @@ static __global__ void split(const float *in, int n, int cols, int padded, uint1
     int row = (int)(at / padded), col = (int)(at % padded), rows = (n + 7) / 8 * 8;
     bool inside = row < rows;
     float x[8], sum = 0;
+    uint32_t h[4], l[4];
+    grid_trigger();
+    if (inside && row < n && col + 8 <= cols && cols % 4 == 0) {
+        const float4 *from = (const float4 *)(in + (int64_t)row * cols + col);
+        float4 a = from[0], b = from[1];
+        x[0] = a.x, x[1] = a.y, x[2] = a.z, x[3] = a.w;
+        x[4] = b.x, x[5] = b.y, x[6] = b.z, x[7] = b.w;
+    } else {
 #pragma unroll
-    for (int i = 0; i < 8; i++) {
-        x[i] = inside && row < n && col + i < cols ? in[(int64_t)row * cols + col + i] : 0;
-        sum += x[i];
+        for (int i = 0; i < 8; i++)
+            x[i] = inside && row < n && col + i < cols ? in[(int64_t)row * cols + col + i] : 0;
     }
+    split_eight<BF16>(x, h, l);
+#pragma unroll
+    for (int i = 0; i < 4; i++)
+        sum += first_of<BF16>(h[i]) + second_of<BF16>(h[i]);
     /* four lanes hold 32 columns */
     sum += __shfl_xor_sync(0xffffffffu, sum, 1);
     sum += __shfl_xor_sync(0xffffffffu, sum, 2);
     if (!inside)
         return;
-    uint32_t h[4], l[4];
-    split_eight<BF16>(x, h, l);
     *(uint4 *)(high + at) = make_uint4(h[0], h[1], h[2], h[3]);
     if (low)
         *(uint4 *)(low + at) = make_uint4(l[0], l[1], l[2], l[3]);
@@ -85,14 +95,17 @@ static __global__ void split(const float *in, int n, int cols, int padded, uint1
         sums[at / 32] = sum;
 }
 
-/* For the library columns must not be padded; it needs no low parts. */
-static int64_t prepare(struct device *d, const struct linear_args *a, bool bf16, bool library)
+enum way { PLAIN, SKINNY, TILE, LIBRARY };
+
+/* For the library columns must not be padded. */
+static int64_t prepare(struct device *d, const struct linear_args *a, bool bf16, enum way way)
 {
     int64_t cols = a->jobs[0].w->cols;
-    int64_t padded = library ? cols : (cols + CUDA_CHUNK - 1) / CUDA_CHUNK * CUDA_CHUNK;
+    int64_t padded = way == LIBRARY ? cols : (cols + CUDA_CHUNK - 1) / CUDA_CHUNK * CUDA_CHUNK;
     int64_t threads = (a->n + 7) / 8 * padded; /* eight values each, eight rows */
-    uint16_t *low = library ? NULL : d->split_low;
-    float *sums = library ? NULL : d->split_sums;
+    enum quant_type type = a->jobs[0].w->type;
+    uint16_t *low = way == SKINNY ? d->split_low : NULL;
+    float *sums = way == TILE && (type == QUANT_Q4_K || type == QUANT_Q5_K) ? d->split_sums : NULL;
     dim3 grid((unsigned)((threads + PLAIN_THREADS - 1) / PLAIN_THREADS));
     if (bf16)
         CUDA_LAUNCH(split<true>, grid, dim3(PLAIN_THREADS), 0, d->stream, a->in, a->n, (int)cols,
@@ -169,7 +182,8 @@ static int run_library(struct device *d, const struct linear_args *a, int i, int
     }
     if (!quantized(w))
         return multiply(d, &g);
-    int64_t each = (int64_t)(d->dequantized_bytes / sizeof(uint16_t)) / w->cols / 8 * 8;
+    int64_t each = (int64_t)(d->dequantized_bytes / sizeof(uint16_t)) / w->cols;
+    each = each / CUDA_TILE_ROWS * CUDA_TILE_ROWS;
     int rc = 0;
     g.type = QUANT_F16;
     g.w = d->dequantized;
@@ -179,6 +193,8 @@ static int run_library(struct device *d, const struct linear_args *a, int i, int
         g.bias = job->bias ? job->bias + row : NULL;
         cuda_dequantize(d, w, row, g.rows, d->dequantized);
         rc = multiply(d, &g);
+        if (rc == 1 && row)
+            rc = cuda_fail(d, "cuBLASLt takes one slice of a matrix and not another");
     }
     return rc;
 }
@@ -203,7 +219,16 @@ static int run_many(struct device *d, const struct linear_args *a, int i,
 
 /* ---- the choice */
 
-enum way { PLAIN, SKINNY, LIBRARY };
+/* Up to how many inputs the own kernels are faster than the library. Floats: as long as reading the
+ * weights is what takes time. Quantized weights cost the library a pass that writes and reads them
+ * as float16, about 4.6 bytes of traffic a weight; against it stands that mma.sync reaches some
+ * half of what the library's instructions do on 9.0 and 10.0, and nearly all of it elsewhere. At 4
+ * TB/s and 350 for 790 TFLOP/s the sides are even near 330 inputs. None of this was measured. */
+static int tile_max(const struct device *d, bool half)
+{
+    bool wide = d->capability >= 90 && d->capability < 120;
+    return half ? 64 : wide ? 256 : 1024;
+}
 
 static enum way way_of(const struct device *d, const struct matrix *w, int n)
 {
@@ -214,8 +239,8 @@ static enum way way_of(const struct device *d, const struct matrix *w, int n)
         return n > PLAIN_INPUTS && w->cols % 4 == 0 ? LIBRARY : PLAIN;
     if (!fits)
         return PLAIN;
-    if (d->tensor && (half || c->tiled) && n <= CUDA_SKINNY_MAX)
-        return !half || w->cols % 32 == 0 ? SKINNY : PLAIN;
+    if (d->tensor && (half ? w->cols % 32 == 0 : c->tiled) && n <= tile_max(d, half))
+        return n <= (half ? 16 : 8) ? SKINNY : TILE;
     if (n <= PLAIN_INPUTS || (w->type == QUANT_BF16 && !d->tensor))
         return PLAIN;
     /* rows of 16-bit values on 16 bytes; slices of at least one row */
@@ -276,15 +301,16 @@ int cuda_linear(struct device *d, const struct linear_args *a)
         enum way way = way_of(d, w, a->n);
         bool half = w->type == QUANT_F16 || w->type == QUANT_BF16;
         int64_t padded = 0;
-        if (way == LIBRARY && w->type != QUANT_F32)
-            prepare(d, &some, w->type == QUANT_BF16, true);
-        if (way == SKINNY && a->n > 8)
-            padded = prepare(d, &some, w->type != QUANT_F16, false);
-        if (way == SKINNY && half)
+        if ((way == LIBRARY && w->type != QUANT_F32) || way == TILE || (way == SKINNY && a->n > 8))
+            padded = prepare(d, &some, w->type == QUANT_BF16, way);
+        if (way == TILE)
+            cuda_tile(d, &some, padded);
+        else if (way == SKINNY && half)
             cuda_skinny_float(d, &some, padded, &none);
         else if (way == SKINNY)
-            cuda_skinny_quant(d, &some, padded, &none);
-        for (int i = 0, n_done = 1; way != SKINNY && i < some.n_jobs; i += n_done) {
+            cuda_skinny_quant(d, &some, &none);
+        bool apart = way == PLAIN || way == LIBRARY;
+        for (int i = 0, n_done = 1; apart && i < some.n_jobs; i += n_done) {
             if (way == PLAIN)
                 run_plain(d, &some, i, &none);
             else if (run_many(d, &some, i, &none, &n_done))
@@ -311,7 +337,7 @@ int cuda_linear_experts(struct device *d, const struct linear_args *a,
     if (skinny && (w->type == QUANT_F16 || w->type == QUANT_BF16))
         cuda_skinny_float(d, a, 0, experts);
     else if (skinny)
-        cuda_skinny_quant(d, a, 0, experts);
+        cuda_skinny_quant(d, a, experts);
     for (int j = 0; !skinny && j < a->n_jobs; j++)
         run_plain(d, a, j, experts);
     return cuda_launched(d, "experts");

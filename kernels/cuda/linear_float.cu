@@ -1,8 +1,9 @@
 /* linear_float: BF16 and F16 weights times few inputs, on tensor cores (skinny.cuh). Engine thread.
  *
  * A warp's turn is 128 columns of R tiles: per lane and tile 8 loads of 16 bytes, all before their
- * use. Lane (g, t) loads columns 32 c + 8 t .. + 7 of rows g and g + 8: of its 8 values the first
- * four feed one mma and the others the next, and inputs are taken likewise. */
+ * use, the first before the kernel waits for the one that makes its inputs. Lane (g, t) loads
+ * columns 32 c + 8 t .. + 7 of rows g and g + 8: of its 8 values the first four feed one mma and
+ * the others the next, and inputs are taken likewise. */
 #include "kernels/cuda/skinny.cuh"
 
 enum { PIECES = 4, TURN = PIECES * 32 };
@@ -35,63 +36,71 @@ static __device__ __forceinline__ void load_inputs(const struct skinny_inputs *x
     int64_t at = (int64_t)(8 * nt + g) * x->padded + col;
     uint4 h = *(const uint4 *)(x->high + at);
     high[0] = h.x, high[1] = h.y, high[2] = h.z, high[3] = h.w;
-    if (NT == 2) {
-        uint4 l = *(const uint4 *)(x->low + at);
-        low[0] = l.x, low[1] = l.y, low[2] = l.z, low[3] = l.w;
-    }
+    uint4 l = *(const uint4 *)(x->low + at);
+    low[0] = l.x, low[1] = l.y, low[2] = l.z, low[3] = l.w;
+}
+
+/* Loads of a turn; zeros beyond the matrix. */
+template <int R>
+static __device__ __forceinline__ void load_turn(const uint16_t *from, int rows, int cols, int row0,
+                                                 int col, uint4 w[R][2][PIECES])
+{
+#pragma unroll
+    for (int r = 0; r < R; r++)
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            int row = row0 + 16 * r + 8 * half;
+#pragma unroll
+            for (int p = 0; p < PIECES; p++)
+                w[r][half][p] = load_once_if(from + (int64_t)row * cols + col + 32 * p,
+                                             row < rows && col + 32 * p < cols);
+        }
 }
 
 template <bool BF16, int NT, int R>
 static __global__ void __launch_bounds__(SKINNY_THREADS)
-    skinny_float(struct float_jobs jobs, struct skinny_inputs x, struct cuda_experts experts)
+    skinny_float(const __grid_constant__ struct float_jobs jobs, struct skinny_inputs x,
+                 struct cuda_experts experts)
 {
     CUDA_SHARED(float, shared);
     int j = 0;
     while (j + 1 < SKINNY_JOBS && (int)blockIdx.x >= jobs.first_block[j + 1])
         j++;
     struct float_job job = jobs.job[j];
-    if (NT == 1 && R == 1 && experts.ids)
+    if (NT == 1 && R == 1 && experts.ids) {
+        grid_wait(); /* ids are of an earlier kernel */
         job.w = (const uint16_t *)skinny_expert(&experts, jobs.n_jobs, j, &x, &job.out)->raw;
+    }
     int row0 = ((int)blockIdx.x - jobs.first_block[j]) * 16 * R;
     int warp = (int)threadIdx.x / CUDA_WARP, lane = (int)threadIdx.x % CUDA_WARP;
-    int g = lane / 4, t = lane % 4, rows = job.out.rows;
+    int g = lane / 4, t = lane % 4, col = warp * TURN + 8 * t;
     float acc[R][NT][4] = {};
+    uint4 w[R][2][PIECES];
 
-    for (int col0 = warp * TURN; col0 < x.cols; col0 += SKINNY_WARPS * TURN) {
-        uint4 w[R][2][PIECES];
-#pragma unroll
-        for (int r = 0; r < R; r++)
-#pragma unroll
-            for (int half = 0; half < 2; half++) {
-                int row = row0 + 16 * r + 8 * half + g;
-                const uint16_t *from = job.w + (int64_t)row * x.cols + col0 + 8 * t;
-#pragma unroll
-                for (int p = 0; p < PIECES; p++)
-                    w[r][half][p] = row < rows && col0 + 32 * p < x.cols
-                                        ? load_once(from + 32 * p)
-                                        : make_uint4(0, 0, 0, 0);
-            }
+    load_turn<R>(job.w, job.out.rows, x.cols, row0 + g, col, w);
+    grid_wait();
+    while (col < x.cols) {
 #pragma unroll
         for (int p = 0; p < PIECES; p++) {
-            if (col0 + 32 * p >= x.cols)
+            if (col + 32 * p >= x.cols)
                 break;
 #pragma unroll
             for (int nt = 0; nt < NT; nt++) {
                 uint32_t high[4], low[4];
-                load_inputs<BF16, NT>(&x, nt, g, col0 + 32 * p + 8 * t, high, low);
+                load_inputs<BF16, NT>(&x, nt, g, col + 32 * p, high, low);
 #pragma unroll
                 for (int r = 0; r < R; r++) {
                     uint4 a = w[r][0][p], b = w[r][1][p];
                     uint32_t first[4] = {a.x, b.x, a.y, b.y}, second[4] = {a.z, b.z, a.w, b.w};
                     mma_16816<BF16>(acc[r][nt], first, high);
                     mma_16816<BF16>(acc[r][nt], second, high + 2);
-                    if (NT <= 2) {
-                        mma_16816<BF16>(acc[r][nt], first, low);
-                        mma_16816<BF16>(acc[r][nt], second, low + 2);
-                    }
+                    mma_16816<BF16>(acc[r][nt], first, low);
+                    mma_16816<BF16>(acc[r][nt], second, low + 2);
                 }
             }
         }
+        col += SKINNY_WARPS * TURN;
+        load_turn<R>(job.w, job.out.rows, x.cols, row0 + g, col, w);
     }
     reduce_write<NT, R>(acc, shared, &job.out, x.n, row0);
 }
@@ -117,8 +126,8 @@ static void launch(struct device *d, const struct linear_args *a, const struct s
     for (int j = a->n_jobs; j < SKINNY_JOBS; j++)
         jobs.first_block[j] = blocks;
     auto kernel = skinny_float<BF16, NT, R>;
-    CUDA_LAUNCH(kernel, dim3((unsigned)blocks, (unsigned)experts->n_pairs), dim3(SKINNY_THREADS),
-                skinny_shared(NT), d->stream, jobs, *x, *experts);
+    CUDA_LAUNCH_EARLY(kernel, dim3((unsigned)blocks, (unsigned)experts->n_pairs),
+                      dim3(SKINNY_THREADS), skinny_shared(NT), d, jobs, *x, *experts);
 }
 
 template <bool BF16>
@@ -127,18 +136,14 @@ static void choose(struct device *d, const struct linear_args *a, const struct s
 {
     if (a->n <= 8)
         launch<BF16, 1, 1>(d, a, x, experts);
-    else if (a->n <= 16)
-        launch<BF16, 2, 2>(d, a, x, experts);
-    else if (a->n <= 32)
-        launch<BF16, 4, 2>(d, a, x, experts);
     else
-        launch<BF16, 8, 2>(d, a, x, experts);
+        launch<BF16, 2, 2>(d, a, x, experts);
 }
 
 void cuda_skinny_float(struct device *d, const struct linear_args *a, int64_t padded,
                        const struct cuda_experts *experts)
 {
-    struct skinny_inputs x = {a->in, d->split_high, d->split_low, d->split_sums,
+    struct skinny_inputs x = {a->in, d->split_high, d->split_low,
                               a->n,  (int)a->jobs[0].w->cols, (int)padded};
     if (a->jobs[0].w->type == QUANT_BF16)
         choose<true>(d, a, &x, experts);

@@ -23,7 +23,15 @@ static inline void copy_async_16(void *to_shared, const void *from, bool valid)
 }
 static inline void copy_async_commit() { emu_copy_commit(); }
 template <int LEFT> static inline void copy_async_wait() { emu_copy_wait(LEFT); }
+static inline void grid_wait() {}
+static inline void grid_trigger() {}
+#define CUDA_LAUNCH_EARLY(kernel, grid, block, shared, d, ...)                                     \
+    CUDA_LAUNCH(kernel, grid, block, shared, (d)->stream, __VA_ARGS__)
 static inline uint4 load_once(const void *at) { return *(const uint4 *)at; }
+static inline uint4 load_once_if(const void *at, bool valid)
+{
+    return valid ? *(const uint4 *)at : make_uint4(0, 0, 0, 0);
+}
 static inline uint4 load_if(const void *at, bool valid)
 {
     return valid ? *(const uint4 *)at : make_uint4(0, 0, 0, 0);
@@ -114,6 +122,42 @@ template <int LEFT> static __device__ __forceinline__ void copy_async_wait()
 #endif
 }
 
+/* A kernel launched by CUDA_LAUNCH_EARLY may start while the kernel before it runs. Until grid_wait
+ * it must touch nothing but its own shared memory and what no kernel writes: weights; every thread
+ * calls grid_wait, whose return means that all kernels before have ended. grid_trigger in a kernel
+ * lets such a follower start once all its blocks have called it or ended. CUDA programming guide,
+ * "Programmatic Dependent Launch"; before capability 9.0 these are plain launches. */
+static __device__ __forceinline__ void grid_wait()
+{
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+static __device__ __forceinline__ void grid_trigger()
+{
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+template <typename... P, typename... A>
+static inline void cuda_launch_early(struct device *d, void (*kernel)(P...), dim3 grid, dim3 block,
+                                     size_t shared, A... given)
+{
+    cudaLaunchAttribute early = {};
+    cudaLaunchConfig_t config = {};
+    early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    early.val.programmaticStreamSerializationAllowed = 1;
+    config.gridDim = grid;
+    config.blockDim = block;
+    config.dynamicSmemBytes = shared;
+    config.stream = d->stream;
+    config.attrs = &early;
+    config.numAttrs = d->capability >= 90 ? 1 : 0;
+    cuda_check(d, cudaLaunchKernelEx(&config, kernel, given...), "a launch");
+}
+#define CUDA_LAUNCH_EARLY(kernel, grid, block, shared, d, ...)                                     \
+    cuda_launch_early(d, kernel, grid, block, shared, __VA_ARGS__)
+
 /* 16 bytes that are read once per launch: they need not stay in the first-level cache. */
 static __device__ __forceinline__ uint4 load_once(const void *at)
 {
@@ -121,6 +165,20 @@ static __device__ __forceinline__ uint4 load_once(const void *at)
     asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0,%1,%2,%3}, [%4];\n"
                  : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
                  : "l"(at));
+    return v;
+}
+
+/* The same, zeros when not valid (at is not read); no branch, so that loads follow each other. */
+static __device__ __forceinline__ uint4 load_once_if(const void *at, bool valid)
+{
+    uint4 v = make_uint4(0, 0, 0, 0);
+    asm volatile("{\n"
+                 " .reg .pred p;\n"
+                 " setp.ne.u32 p, %5, 0;\n"
+                 " @p ld.global.nc.L1::no_allocate.v4.u32 {%0,%1,%2,%3}, [%4];\n"
+                 "}\n"
+                 : "+r"(v.x), "+r"(v.y), "+r"(v.z), "+r"(v.w)
+                 : "l"(at), "r"((uint32_t)valid));
     return v;
 }
 

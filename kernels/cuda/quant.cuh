@@ -1,21 +1,26 @@
 /* quant: weights on the device: scalar decode of every storage format as it lies in files (RAW),
  * and the layout that five of them are repacked to (TILED). Private to kernels/cuda.
  *
- * TILED formats: Q8_0, Q4_0, Q4_K, Q5_K, Q6_K. value = scale * (code - center) - least, where scale
- * and least are of a group of 32 columns (Q6_K: 16). Rows are padded to tiles of 16, columns to
- * chunks of 128 with scale 0. A plane holds, for tile, chunk and row of the tile in this order:
- *   codes   4 bits: 64 bytes; Q8_0: 128 bytes
+ * TILED formats: Q8_0, Q4_0, Q4_K, Q5_K, Q6_K, G4, G4_128, G8, G8_128, F8_128. value = scale *
+ * (code - center) - least, where scale and least are of a group of 32 columns (Q6_K: 16; _128:
+ * 128). Rows are padded to tiles of 16, columns to chunks of 128 with scale 0. A plane holds, for
+ * tile, chunk and row of the tile in this order:
+ *   codes   4 bits: 64 bytes; 8 bits: 128 bytes. F8_128: rows one after the other, as they are
  *   high    Q5_K: 1 more bit, 16 bytes; Q6_K: 2 more bits, 32 bytes
- *   scales  8 bytes: Q8_0, Q4_0: 4 float16; Q4_K, Q5_K: 4 pairs (scale, least); Q6_K: 8 int8
- *   supers  per two chunks, 4 bytes: float16 d (and m, or 0) that the integers above multiply The
- * order of codes is that of the tensor cores' fragments: lane quarter t = lane % 4 owns, of each 32
- * columns j, eight: columns 8 t + e (groups of 32) or 4 t + e and 16 + 4 t + e - 4 (groups of 16),
- * e = 0..7. Its 4-bit codes are one word per j, element e in nibble e / 2 + 4 (e % 2), so that
- * (word >> 4 i) & 0x000f000f is the pair of elements 2 i, 2 i + 1. High bits lie likewise: pair i
- * of j is number p = 4 j + i (Q6_K: of two words, p % 8 in word p / 8), the first element's bits at
- * p (2 p % 16), the second's 16 above. Q8_0: quarter t's bytes of j = 0, 1 are 16 bytes at 16 t,
- * those of j = 2, 3 at 64 + 16 t. Written by matrix.cu, read by linear_quant.cu and by the decoders
- * here. */
+ *   scales  Q8_0, Q4_0: 4 float16; Q4_K, Q5_K: 4 pairs (scale, least); Q6_K: 8 int8; G4, G8: 4
+ *           times float32 d and the center as a pair of float16, 1024 + z (8 bits: 1152 + z);
+ *           G4_128, G8_128: once; F8_128: float32 d
+ *   supers  Q4_K, Q5_K, Q6_K: per two chunks, 4 bytes: float16 d (and m, or 0) that the integers
+ *           above multiply
+ * The order of codes is that of the tensor cores' fragments: lane quarter t = lane % 4 owns, of
+ * each 32 columns j, eight: columns 8 t + e (groups of 32) or 4 t + e and 16 + 4 t + e - 4 (groups
+ * of 16), e = 0..7. Its 4-bit codes are one word per j, element e in nibble e / 2 + 4 (e % 2), so
+ * that (word >> 4 i) & 0x000f000f is the pair of elements 2 i, 2 i + 1. High bits lie likewise:
+ * pair i of j is number p = 4 j + i (Q6_K: of two words, p % 8 in word p / 8), the first element's
+ * bits at p (2 p % 16), the second's 16 above. 8 bits: quarter t's bytes of j = 0, 1 are 16 bytes
+ * at 16 t, those of j = 2, 3 at 64 + 16 t; F8_128's stay in the order of columns, so a lane that
+ * loads the same bytes owns others. Written by matrix.cu, read through codes.cuh and by the
+ * decoders here. */
 #ifndef SIROCCO_KERNELS_CUDA_QUANT_CUH
 #define SIROCCO_KERNELS_CUDA_QUANT_CUH
 
@@ -24,7 +29,15 @@
 static inline bool quant_tiles(enum quant_type type)
 {
     return type == QUANT_Q8_0 || type == QUANT_Q4_0 || type == QUANT_Q4_K || type == QUANT_Q5_K ||
-           type == QUANT_Q6_K;
+           type == QUANT_Q6_K || type == QUANT_G4 || type == QUANT_G4_128 || type == QUANT_G8 ||
+           type == QUANT_G8_128 || type == QUANT_F8_128;
+}
+
+/* Formats of which the repacking finds out something (cuda_matrix: tiled, by_row). */
+static inline bool quant_centered(enum quant_type type)
+{
+    return type == QUANT_G4 || type == QUANT_G4_128 || type == QUANT_G8 || type == QUANT_G8_128 ||
+           type == QUANT_F8_128;
 }
 
 /* What a kernel needs of a matrix, by value. */
@@ -86,13 +99,18 @@ static __device__ __forceinline__ int raw_nibble(const uint8_t *qs, int i)
     return i < 16 ? qs[i] & 15 : qs[i - 16] >> 4;
 }
 
-/* Codes of the TILED formats: unsigned, but for Q8_0's int8. at: the block, i: place in it. */
+/* Codes of the TILED formats: unsigned; of 8 bits as they are. at: the block, i: place in it. */
 static __device__ __forceinline__ int raw_code(enum quant_type type, const uint8_t *at, int i)
 {
     int s = i / 32;
     switch (type) {
     case QUANT_Q8_0: return (int8_t)at[2 + i];
     case QUANT_Q4_0: return raw_nibble(at + 2, i);
+    case QUANT_G4:
+    case QUANT_G4_128: return raw_nibble(at + 6 + 16 * s, i % 32);
+    case QUANT_G8:
+    case QUANT_G8_128: return (int8_t)at[6 + i];
+    case QUANT_F8_128: return at[4 + i];
     case QUANT_Q4_K: return at[16 + 32 * (s / 2) + i % 32] >> 4 * (s % 2) & 15;
     case QUANT_Q5_K:
         return (at[48 + 32 * (s / 2) + i % 32] >> 4 * (s % 2) & 15) | (at[16 + i % 32] >> s & 1)
@@ -217,17 +235,21 @@ static __host__ __device__ __forceinline__ bool tile_supers(enum quant_type type
 {
     return type == QUANT_Q4_K || type == QUANT_Q5_K || type == QUANT_Q6_K;
 }
+static __host__ __device__ __forceinline__ bool tile_eight(enum quant_type type)
+{
+    return type == QUANT_Q8_0 || type == QUANT_G8 || type == QUANT_G8_128 || type == QUANT_F8_128;
+}
 static __host__ __device__ __forceinline__ int tile_code_bytes(enum quant_type type)
 {
-    return type == QUANT_Q8_0 ? 128 : 64;
+    return tile_eight(type) ? 128 : 64;
 }
 static __host__ __device__ __forceinline__ int tile_high_bytes(enum quant_type type)
 {
     return type == QUANT_Q5_K ? 16 : type == QUANT_Q6_K ? 32 : 0;
 }
-static __host__ __device__ __forceinline__ int tile_center(enum quant_type type)
+static __host__ __device__ __forceinline__ int tile_scale_bytes(enum quant_type type)
 {
-    return type == QUANT_Q4_0 ? 8 : type == QUANT_Q6_K ? 32 : 0;
+    return type == QUANT_F8_128 ? 4 : type == QUANT_G4 || type == QUANT_G8 ? 32 : 8;
 }
 
 /* The place of row and chunk in a plane, in units of that plane's bytes per row and chunk. */
@@ -242,6 +264,26 @@ static __device__ __forceinline__ int tile_column(bool sixteen, int j, int t, in
     return 32 * j + (sixteen ? 16 * (e / 4) + 4 * t + e % 4 : 8 * t + e);
 }
 
+static __device__ __forceinline__ uint32_t raw_u32(const uint8_t *at)
+{
+    return (uint32_t)raw_u16(at) | (uint32_t)raw_u16(at + 2) << 16;
+}
+
+/* Of the formats with codes of 8 bits, and with float32 scales. */
+static __device__ float tile_value_float(const struct quant_view *v, int64_t place, int code, int j)
+{
+    const uint8_t *scales = v->scales + place * tile_scale_bytes(v->type);
+    if (v->type == QUANT_F8_128)
+        return __fmul_rn(raw_e4m3((uint8_t)code), __uint_as_float(raw_u32(scales)));
+    if (v->type == QUANT_Q8_0)
+        return __fmul_rn(raw_half(scales + 2 * j), (float)(int8_t)code);
+    if (v->type == QUANT_G4 || v->type == QUANT_G8)
+        scales += 8 * j;
+    bool eight = tile_eight(v->type);
+    int z = (int)raw_half(scales + 4) - (eight ? 1152 : 1024);
+    return __fmul_rn(__uint_as_float(raw_u32(scales)), (float)((eight ? (int8_t)code : code) - z));
+}
+
 static __device__ float tile_value(const struct quant_view *v, int64_t row, int col)
 {
     int chunk = col / CUDA_CHUNK, j = col % CUDA_CHUNK / 32, in = col % 32;
@@ -249,15 +291,18 @@ static __device__ float tile_value(const struct quant_view *v, int64_t row, int 
     int t = sixteen ? in % 16 / 4 : in / 8, e = sixteen ? in / 16 * 4 + in % 4 : in % 8;
     int64_t place = tile_place(row, chunk, v->n_chunks);
     const uint8_t *codes = v->codes + place * tile_code_bytes(v->type);
-    const uint8_t *scales = v->scales + place * 8;
+    const uint8_t *scales = v->scales + place * tile_scale_bytes(v->type);
     int p = 4 * j + e / 2, second = e % 2;
-    if (v->type == QUANT_Q8_0)
-        return __fmul_rn(raw_half(scales + 2 * j),
-                         (float)(int8_t)codes[64 * (j / 2) + 16 * t + 8 * (j % 2) + e]);
+    if (v->type == QUANT_F8_128)
+        return tile_value_float(v, place, v->codes[row * v->cols + col], j);
+    if (tile_eight(v->type))
+        return tile_value_float(v, place, codes[64 * (j / 2) + 16 * t + 8 * (j % 2) + e], j);
     int nibble = e / 2 + 4 * second;
     int code = codes[16 * t + 4 * j + nibble / 2] >> 4 * (nibble % 2) & 15;
     if (v->type == QUANT_Q4_0)
         return __fmul_rn(raw_half(scales + 2 * j), (float)(code - 8));
+    if (!tile_supers(v->type))
+        return tile_value_float(v, place, code, j);
     const uint8_t *high = v->high + place * tile_high_bytes(v->type);
     const uint8_t *super = v->supers + tile_place(row, chunk / 2, v->n_chunks / 2) * 4;
     if (v->type == QUANT_Q6_K) {

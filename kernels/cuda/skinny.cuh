@@ -17,7 +17,6 @@ enum { SKINNY_WARPS = 8, SKINNY_THREADS = SKINNY_WARPS * CUDA_WARP, SKINNY_JOBS 
 struct skinny_inputs {
     const float *x;            /* [n][cols], read where NT is 1 */
     const uint16_t *high, *low; /* [n rounded to 8][padded], else */
-    const float *sums;         /* [the same][padded / 32] */
     int n, cols, padded;
 };
 

@@ -114,6 +114,29 @@ static void one(int level, enum quant_type type, struct shape s, bool bias, bool
     again(level, &a, s.n, 2, before);
 }
 
+/* Zero points that no quantizer writes and the format allows. */
+static void far_centers(int level, enum quant_type type)
+{
+    struct shape s = {20, 256, 11};
+    enum input input = level > 0 && level != CHECK_CUDA ? INT8 : AS_IT_IS;
+    float *w;
+
+    check_case("linear %s %s: far zero points", check_level_names[level], quant_formats[type].name);
+    float *x = check_normals((size_t)(s.cols * s.n)), *out = check_floats(20 * 11);
+    struct matrix m = check_matrix(type, s.rows, s.cols, 0.1f, &w);
+    uint8_t *data = (uint8_t *)m.data;
+    for (int b = 0; b < 3; b++) {
+        int16_t z = (int16_t)(b ? 500 * b : -32768);
+        memcpy(data + (size_t)(b * quant_formats[type].block_bytes) + 4, &z, sizeof z);
+    }
+    quant_formats[type].decode(m.data, w, (size_t)(s.rows * s.cols));
+    check_expect(check_kernels(level)->matrix_load(check_device(level, 1), &m) == 0, "loads");
+    struct linear_args a = {.in = x, .n = s.n, .n_jobs = 1, .jobs = {{&m, NULL, out}}};
+    check_expect(check_kernels(level)->linear(check_device(level, 1), &a) == 0, "runs");
+    compare(&s, w, x, NULL, NULL, out, input,
+            level == CHECK_CUDA ? check_cuda_linear(type, s.n) : 0);
+}
+
 /* Three jobs of different heights and formats are what each is alone. */
 static void jobs(int level)
 {
@@ -189,6 +212,7 @@ void check_linear(void)
     static const struct shape shapes[] = {
         {1, 32, 1},    {3, 64, 2},     {17, 96, 5},    {33, 256, 33}, {64, 1056, 13},
         {100, 160, 100}, {256, 768, 7}, {288, 256, 40}, {35, 3104, 21}, {768, 256, 3},
+        {150, 512, 140}, {130, 768, 70},
     };
 
     for (int level = 0; level < CHECK_LEVELS; level++) {
@@ -212,6 +236,8 @@ void check_linear(void)
             static const enum quant_type types[4] = {QUANT_BF16, QUANT_F16, QUANT_Q4_K, QUANT_F32};
             alike(level, types[i / 2], i % 2 ? 150 : 5, i % 4 == 1);
         }
+        for (enum quant_type t = QUANT_G4; t <= QUANT_G8_128 && level == CHECK_CUDA; t++)
+            far_centers(level, t);
         jobs(level);
     }
 }

@@ -183,13 +183,13 @@ bool check_emulated(int level)
 double check_cuda_linear(enum quant_type type, int n)
 {
     bool tiled = type == QUANT_Q8_0 || type == QUANT_Q4_0 || type == QUANT_Q4_K ||
-                 type == QUANT_Q5_K || type == QUANT_Q6_K;
+                 type == QUANT_Q5_K || type == QUANT_Q6_K || type >= QUANT_G4;
     if (type == QUANT_F16)
         return n <= 16 ? 0x1p-20 : 0x1.1p-11;
     if (type == QUANT_BF16)
         return n <= 16 ? 0x1p-16 : 0x1.1p-9;
     if (tiled) /* few: inputs in two parts; many: weights and inputs as F16 */
-        return n <= 8 ? 0x1p-16 : n <= 64 ? 0x1.1p-9 : 0x1.2p-10;
+        return n <= 8 ? 0x1p-16 : 0x1.2p-10;
     return type == QUANT_F32 || n <= 8 ? 0 : 0x1.2p-10;
 }
 
