@@ -8,6 +8,7 @@
 
 void attention_avx512(struct cpu_variants *v)
 {
+    v->attention_merge = attention_merge;
     v->attention_item[QUANT_F32] = attention_item_f32;
     v->attention_item[QUANT_F16] = attention_item_f16;
     v->attention_item[QUANT_BF16] = attention_item_bf16;

@@ -4,7 +4,7 @@
  *   k[layer][block][kv_head][head_dim][block_size], v[layer][block][kv_head][block_size][head_dim]
  * and the scales of Q8_0, for both: d[layer][block][kv_head][head_dim / CPU_KV_GROUP][block_size].
  *
- * An item's rows go through the positions in tiles of TILE, which lie at absolute positions. Up to
+ * An item's rows go through its positions in tiles of TILE, which lie at absolute positions. Up to
  * ROWS rows share each load of K and V. The three parts of a tile:
  *   scores   lanes are positions: score[row][pos] adds q[row][j] * k[j][pos] for j = 0, 1, ...
  *   softmax  per row: running maximum and sum (Milakov and Gimelshein 2018)
@@ -31,13 +31,7 @@ enum {
     LINE = 64, /* bytes of a cache line */
 };
 
-/* One row's state. Everything of it lives for one item. */
-struct row {
-    const float *q;
-    float *out;      /* the sum of p v so far, in the output's place */
-    int first, last; /* positions it sees */
-    float most, total;
-};
+_Static_assert(CPU_ATTENTION_PART % TILE == 0, "a tile lies in one part");
 
 /* One tile: where its positions' keys and values lie. */
 struct tile {
@@ -70,8 +64,9 @@ VEC_INLINE size_t value_bytes(enum quant_type type)
 
 /* sum[row][chunk] of q[j] * k[j] over elements begin .. end - 1 */
 VEC_INLINE void scores_sum(enum quant_type type, const struct cpu_kv *kv, const struct tile *t,
-                           const struct row *rows, int n_rows, int chunk, int n_chunks, int lanes,
-                           bool ahead, int begin, int end, vec (*sum)[CHUNKS])
+                           const struct cpu_attention_row *rows, int n_rows, int chunk,
+                           int n_chunks, int lanes, bool ahead, int begin, int end,
+                           vec (*sum)[CHUNKS])
 {
     size_t stride = (size_t)kv->o.block_size * value_bytes(type);
 
@@ -94,8 +89,8 @@ VEC_INLINE void scores_sum(enum quant_type type, const struct cpu_kv *kv, const 
 }
 
 VEC_INLINE void scores_block(enum quant_type type, const struct cpu_kv *kv, const struct tile *t,
-                             const struct row *rows, int n_rows, int chunk, int n_chunks, int lanes,
-                             bool ahead, float (*s)[TILE])
+                             const struct cpu_attention_row *rows, int n_rows, int chunk,
+                             int n_chunks, int lanes, bool ahead, float (*s)[TILE])
 {
     vec sum[ROWS][CHUNKS];
     int head_dim = kv->o.head_dim, group = type == QUANT_Q8_0 ? CPU_KV_GROUP : head_dim;
@@ -118,8 +113,8 @@ VEC_INLINE void scores_block(enum quant_type type, const struct cpu_kv *kv, cons
 }
 
 VEC_INLINE void scores_rows(enum quant_type type, const struct cpu_kv *kv, const struct tile *t,
-                            const struct row *rows, int n_rows, int chunks, bool ahead,
-                            float (*s)[TILE])
+                            const struct cpu_attention_row *rows, int n_rows, int chunks,
+                            bool ahead, float (*s)[TILE])
 {
     int c = 0;
 
@@ -138,8 +133,8 @@ VEC_INLINE void scores_rows(enum quant_type type, const struct cpu_kv *kv, const
 
 /* Turns a row's scores of the tile's positions from..to - 1 into exp(score - maximum), updates the
  * row, and returns the factor that brings its older sums to the new maximum. */
-static float softmax_tile(const struct attention_args *a, struct row *row, float *s, int from,
-                          int to)
+static float softmax_tile(const struct attention_args *a, struct cpu_attention_row *row, float *s,
+                          int from, int to)
 {
     vec scale = vec_set(a->scale), cap = vec_set(a->softcap), most = vec_set(row->most);
     vec none = vec_set(-INFINITY), sum = vec_zero();
@@ -160,7 +155,8 @@ static float softmax_tile(const struct attention_args *a, struct row *row, float
         sum = vec_add(sum, p);
         vec_store(s + i, p);
     }
-    float keep = row->most == new_most ? 1 : expf(row->most - new_most);
+    /* with no positions before these there are no sums to bring anywhere */
+    float keep = row->most == new_most || row->total == 0 ? 1 : expf(row->most - new_most);
     row->total = row->total * keep + vec_sum(sum);
     row->most = new_most;
     return keep;
@@ -170,9 +166,10 @@ static float softmax_tile(const struct attention_args *a, struct row *row, float
 
 /* out[d0 ..] += sum of p v over the tile's positions from..to - 1, n_vecs vectors wide, the last of
  * `lanes` elements. */
-VEC_INLINE void values_block(enum quant_type type, const struct tile *t, struct row *rows,
-                             int n_rows, int d0, int n_vecs, int lanes, size_t row_bytes,
-                             bool ahead, float (*p)[TILE], int from, int to)
+VEC_INLINE void values_block(enum quant_type type, const struct tile *t,
+                             struct cpu_attention_row *rows, int n_rows, int d0, int n_vecs,
+                             int lanes, size_t row_bytes, bool ahead, float (*p)[TILE], int from,
+                             int to)
 {
     vec sum[ROWS][CHUNKS];
 
@@ -202,8 +199,9 @@ VEC_INLINE void values_block(enum quant_type type, const struct tile *t, struct 
 }
 
 /* Q8_0: group by group, p times the scales of the group in p's place. */
-VEC_INLINE void values_groups(const struct cpu_kv *kv, const struct tile *t, struct row *rows,
-                              int n_rows, bool ahead, float (*p)[TILE], int from, int to)
+VEC_INLINE void values_groups(const struct cpu_kv *kv, const struct tile *t,
+                              struct cpu_attention_row *rows, int n_rows, bool ahead,
+                              float (*p)[TILE], int from, int to)
 {
     enum { WIDTH = CPU_KV_GROUP / VEC < CHUNKS ? CPU_KV_GROUP / VEC : CHUNKS };
     float scaled[ROWS][TILE] __attribute__((aligned(64)));
@@ -224,8 +222,8 @@ VEC_INLINE void values_groups(const struct cpu_kv *kv, const struct tile *t, str
 }
 
 VEC_INLINE void values_rows(enum quant_type type, const struct cpu_kv *kv, const struct tile *t,
-                            struct row *rows, int n_rows, bool ahead, float (*p)[TILE], int from,
-                            int to)
+                            struct cpu_attention_row *rows, int n_rows, bool ahead,
+                            float (*p)[TILE], int from, int to)
 {
     int d = 0, head_dim = kv->o.head_dim;
     size_t row_bytes = (size_t)head_dim * value_bytes(type);
@@ -283,7 +281,8 @@ static void tile_locate(const struct cpu_attention_item *item, struct tile *t, i
 
 /* One tile for up to ROWS rows that all see some of it. */
 VEC_INLINE void tile_rows(enum quant_type type, const struct cpu_attention_item *item,
-                          const struct tile *t, struct row *rows, int n_rows, bool ahead)
+                          const struct tile *t, struct cpu_attention_row *rows, int n_rows,
+                          bool ahead)
 {
     float s[ROWS][TILE] __attribute__((aligned(64)));
     int from[ROWS], to[ROWS], common_from = 0, common_to = TILE, most_to = 0;
@@ -316,7 +315,7 @@ VEC_INLINE void tile_rows(enum quant_type type, const struct cpu_attention_item 
 
 /* The tile for a run of rows, all of which see some of it. */
 VEC_INLINE void tile_run(enum quant_type type, const struct cpu_attention_item *item,
-                         const struct tile *t, struct row *rows, int n_rows)
+                         const struct tile *t, struct cpu_attention_row *rows, int n_rows)
 {
     bool ahead = n_rows < ROWS; /* the first of the calls fetches the next tile */
 
@@ -337,52 +336,43 @@ VEC_INLINE void tile_run(enum quant_type type, const struct cpu_attention_item *
         tile_rows(type, item, t, rows, 1, ahead);
 }
 
-static void rows_begin(const struct cpu_attention_item *item, struct row *rows)
-{
-    const struct attention_args *a = item->args;
-    const struct attention_seq *seq = item->seq;
-    int head_dim = item->kv->o.head_dim, group = a->n_heads / item->kv->o.n_kv_heads;
-
-    for (int i = item->row0; i < item->row1; i++) {
-        struct row *row = &rows[i - item->row0];
-        size_t at = ((size_t)(seq->q_start + i / group) * (size_t)a->n_heads +
-                     (size_t)(item->kv_head * group + i % group)) *
-                    (size_t)head_dim;
-        int last = seq->kv_len - seq->q_len + i / group;
-        int first = a->window > 0 && last >= a->window ? last - a->window + 1 : 0;
-        *row = (struct row){a->q + at, a->out + at, first, last, -INFINITY, 0};
-        for (int j = 0; j < head_dim; j++)
-            row->out[j] = 0;
-    }
-}
-
 /* Rows are in order of their query, so first and last never decrease: the rows that see a tile are
  * a run. */
 VEC_INLINE void attention_item(enum quant_type type, const struct cpu_attention_item *item)
 {
-    struct row rows[CPU_ATTENTION_ROWS];
-    int n = item->row1 - item->row0, begin = 0, seen = 0;
+    struct cpu_attention_row *rows = item->rows;
+    int n = item->n_rows, begin = 0, seen = 0, lowest = rows[0].first;
+    int all = rows[n - 1].last + 1, end = all < item->end ? all : item->end;
+    int ahead = all < item->ahead ? all : item->ahead;
+    int start = (lowest > item->begin ? lowest : item->begin) / TILE * TILE;
     struct tile tiles[2], *t = &tiles[0];
 
-    rows_begin(item, rows);
-    int start = rows[0].first / TILE * TILE, end = rows[n - 1].last + 1;
-    tile_locate(item, t, start, end, rows[0].first);
+    if (start >= end)
+        return;
+    tile_locate(item, t, start, all, lowest);
     for (; start < end; start += TILE) {
-        int tile_end = start + TILE < end ? start + TILE : end;
-        if (tile_end < end) {
+        if (start + TILE < ahead) {
             struct tile *next = &tiles[t == &tiles[0]];
-            tile_locate(item, next, tile_end, end, rows[0].first);
+            tile_locate(item, next, start + TILE, all, lowest);
             t->next = next;
         }
         while (begin < n && rows[begin].last < start)
             begin++;
-        for (seen = begin; seen < n && rows[seen].first < tile_end;)
+        for (seen = begin; seen < n && rows[seen].first < start + TILE;)
             seen++;
         tile_run(type, item, t, rows + begin, seen - begin);
         t = &tiles[t == &tiles[0]];
     }
-    for (int i = 0; i < n; i++)
-        scale_row(rows[i].out, item->kv->o.head_dim, 1 / rows[i].total);
+}
+
+static void attention_merge(float *out, float keep, const float *sums, float take, int n)
+{
+    vec k = vec_set(keep), t = vec_set(take);
+
+    for (int i = 0; i < n; i += VEC) {
+        vec kept = vec_mul(vec_load_n(out + i, n - i), k);
+        vec_store_n(out + i, vec_fma(vec_load_n(sums + i, n - i), t, kept), n - i);
+    }
 }
 
 static void attention_item_f32(const struct cpu_attention_item *item)

@@ -17,6 +17,8 @@
 #endif
 
 enum { ALIGN = 64, TILE_MAX = 8, THREADS_MAX = 512, PARALLEL_NS_MIN = 4000 };
+/* A sequence of 32 heads at 32,000 positions on 2 threads, at 1,000,000 on 64. */
+enum { PARTIALS_PER_THREAD = 1024 };
 
 static const char *const level_names[] = {"base", "avx2", "avx512", "avx512-bf16"};
 
@@ -236,8 +238,14 @@ static int kv_open(struct device *d, const struct kv_options *o)
         return -1;
     if (d->kv_bytes)
         return cpu_fail(d, "the KV pool is already open");
-    if (!bytes)
+    if (!bytes || o->head_dim > CPU_HEAD_DIM_MAX)
         return cpu_fail(d, "the KV pool's options are out of range");
+    d->n_partials = d->n_threads * PARTIALS_PER_THREAD;
+    d->partials = device_alloc(d, (size_t)d->n_partials * sizeof *d->partials);
+    d->partial_sums =
+        device_alloc(d, (size_t)d->n_partials * (size_t)o->head_dim * sizeof *d->partial_sums);
+    if (!d->partials || !d->partial_sums)
+        return cpu_fail(d, "no memory for the sums of %d rows of attention", d->n_partials);
     for (int i = 0; i < 2; i++) {
         char *memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE,
                             MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -291,9 +299,9 @@ static int device_reserve(struct device *d, int n_max, int cols_max)
         return cpu_fail(d, "scratch memory for %d x %d values", n_max, cols_max);
     size_t bytes = inputs_bytes(n_max, cols_max, &h_at);
     char *memory = device_alloc(d, bytes);
-    d->attention_starts = device_alloc(d, ((size_t)n_max + 1) * sizeof(int32_t));
+    d->attention_plan = device_alloc(d, ((size_t)n_max + 1) * sizeof *d->attention_plan);
     d->xq.tiles = memory;
-    if (!memory || !d->attention_starts)
+    if (!memory || !d->attention_plan)
         return cpu_fail(d, "no memory for %zu bytes of scratch", bytes);
     d->xh = (uint16_t *)(memory + h_at);
     d->n_max = n_max;
@@ -347,7 +355,9 @@ static void device_close(struct device *d)
         munmap(d->kv.v, d->kv_bytes);
     }
     device_free(d, d->xq.tiles);
-    device_free(d, d->attention_starts);
+    device_free(d, d->attention_plan);
+    device_free(d, d->partials);
+    device_free(d, d->partial_sums);
     device_free(d, d->scratch);
     free(d);
 }

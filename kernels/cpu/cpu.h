@@ -82,14 +82,35 @@ static inline size_t cpu_kv_base(const struct cpu_kv *kv, int layer, size_t bloc
             (size_t)kv_head) * (size_t)kv->o.head_dim * (size_t)kv->o.block_size;
 }
 
-/* Rows row0 .. row1 - 1 of one sequence and one KV head; row r is query r / group of the sequence
- * and query head kv_head * group + r % group, where group = n_heads / n_kv_heads. */
+/* A query of one head and its softmax over a part of the positions: out is the sum of
+ * exp(score - most) v, total that of exp(score - most). A row that has seen none has total 0. */
+struct cpu_attention_row {
+    const float *q;  /* [head_dim] */
+    float *out;      /* [head_dim] */
+    int first, last; /* positions it sees in all */
+    float most, total;
+};
+
+/* The positions begin .. end - 1 of one sequence and one KV head, a part or the beginning of one,
+ * for rows in order of their queries. */
 struct cpu_attention_item {
     const struct attention_args *args;
     const struct attention_seq *seq;
     const struct cpu_kv *kv;
-    int kv_head, row0, row1; /* row1 - row0 <= CPU_ATTENTION_ROWS */
-    void *scratch;
+    int kv_head, begin, end;
+    int ahead; /* positions up to here are worth fetching: who asks for this part asks for them */
+    struct cpu_attention_row *rows;
+    int n_rows; /* 1 .. CPU_ATTENTION_ROWS */
+};
+
+/* What attention.c keeps of a row of one part, and of each sequence of a call. */
+struct cpu_partial {
+    float most, total;
+};
+struct cpu_attention_plan {
+    int32_t slice, merge; /* its first of each; the entry past the last sequence: their counts */
+    int32_t part, n_parts; /* n_parts slices a tile from part on, or 1 for all parts */
+    int32_t partial; /* the first of its partials when n_parts > 1 */
 };
 
 struct cpu_variants {
@@ -104,7 +125,9 @@ struct cpu_variants {
     void (*round_row)(const float *in, int64_t cols, uint16_t *out);
     void (*rope_head)(float *head, const float *cos_sin, int n_freq, bool interleaved);
     void (*kv_encode)(enum quant_type type, const float *in, void *out, int n);
+    /* adds the positions to the rows' sums */
     void (*attention_item[QUANT_COUNT])(const struct cpu_attention_item *item);
+    void (*attention_merge)(float *out, float keep, const float *sums, float take, int n);
     void (*act_mul)(float *gate, const float *up, size_t n, enum activation act);
     void (*pick_row)(float *logits, int vocab, float softcap, struct pick_result *result);
     double (*peak[CPU_INPUT_COUNT])(void); /* multiply-adds for some time; operations done */
@@ -113,7 +136,9 @@ struct cpu_variants {
 
 enum {
     CPU_SCRATCH = 704 * 1024, /* bytes per thread */
-    CPU_ATTENTION_ROWS = 64,
+    CPU_ATTENTION_ROWS = 32,
+    CPU_ATTENTION_PART = 512, /* positions */
+    CPU_HEAD_DIM_MAX = CPU_SCRATCH / CPU_ATTENTION_ROWS / 4,
     CPU_KV_GROUP = 32, /* the block of Q8_0 */
     CPU_NAME_MAX = 64,
     CPU_ERROR_MAX = 256,
@@ -129,11 +154,16 @@ struct device {
     struct cpu_kv kv;
     size_t kv_bytes; /* of kv.k and of kv.v, 0 when not open */
 
+    /* sums of parts of attention, made by kv_open */
+    int n_partials;
+    struct cpu_partial *partials; /* [n_partials] */
+    float *partial_sums;          /* [n_partials][head_dim] */
+
     /* made by reserve, for inputs of up to n_max rows and cols_max columns */
     int n_max, cols_max;
     struct cpu_quantized xq;
     uint16_t *xh;
-    int32_t *attention_starts; /* [n_max + 1] */
+    struct cpu_attention_plan *attention_plan; /* [n_max + 1] */
 
     char name[CPU_NAME_MAX];
     char error[CPU_ERROR_MAX]; /* "" or the latched error */

@@ -4,14 +4,16 @@
  * greatest sum over j of |q_j k_j| * scale a row sees, a score is off by at most e =
  * (head_dim + 4) * 2^-24 * S (times 2 with a softcap), a weight relatively by 2 e + 16 * 2^-24, so
  * the output by that plus the sums' own rounding times the greatest |v|. Batch invariance
- * (sequences alone, query by query, other thread counts, other block sizes) is bit by bit. */
+ * (sequences alone, query by query, other thread counts, other block sizes) is bit by bit, and for
+ * contexts of several parts it is told from the plan that both ways of the work were gone. */
+#include "kernels/cpu/cpu.h"
 #include "tests/kernels/check.h"
 
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { SEQS_MAX = 4, BLOCKS_MAX = 128, LAYERS = 2 };
+enum { SEQS_MAX = 4, BLOCKS_MAX = 320, POOL = 600, LAYERS = 2, CONTEXT_MAX = 2400 };
 
 struct setup {
     int level, head_dim, n_kv, group, block_size, window;
@@ -39,7 +41,7 @@ static struct device *store(struct setup *s, int n_threads, int block_size)
     const struct kernels *k = check_kernels(s->level);
     struct device *d = check_device_new(s->level, n_threads);
     int next = 1, width = s->n_kv * s->head_dim;
-    struct kv_options kv = {LAYERS, s->n_kv, s->head_dim, 200, block_size, s->type};
+    struct kv_options kv = {LAYERS, s->n_kv, s->head_dim, POOL, block_size, s->type};
     float *q = calloc((size_t)(heads(s) * s->head_dim), sizeof *q);
     float *key = calloc((size_t)width, sizeof *key);
     float *bad = calloc((size_t)width, sizeof *bad);
@@ -55,7 +57,7 @@ static struct device *store(struct setup *s, int n_threads, int block_size)
     for (int i = 0; i < s->n_seqs; i++) {
         int n_blocks = (s->kv_len[i] + block_size - 1) / block_size;
         for (int b = n_blocks - 1; b >= 0; b--)
-            s->blocks[i][b] = (next++ * 37) % 199 + 1;
+            s->blocks[i][b] = (next++ * 37) % (POOL - 1) + 1;
         for (int p = 0; p < s->kv_len[i]; p++) {
             int64_t slot = (int64_t)s->blocks[i][p / block_size] * block_size + p % block_size;
             memcpy(key, s->keys[i] + (size_t)(p * width), (size_t)width * sizeof *key);
@@ -120,7 +122,7 @@ static void compare_row(const struct setup *s, int seq, int pos, int head, const
     int first = s->window > 0 && pos >= s->window ? pos - s->window + 1 : 0;
     int kv_head = head / s->group;
     double share = s->level == CHECK_CUDA ? check_cuda_attention(s->type, s->q_len[seq]) : 0;
-    double scores[1024], most = -INFINITY, total = 0, greatest = 0, value = 0;
+    double scores[CONTEXT_MAX], most = -INFINITY, total = 0, greatest = 0, value = 0;
 
     for (int p = first; p <= pos; p++) {
         const float *key = s->keys[seq] + (size_t)((p * s->n_kv + kv_head) * s->head_dim);
@@ -204,6 +206,81 @@ static void one(struct setup *s)
     one_by_one(s, 3, s->block_size == 8 ? 64 : 8, "other block size");
 }
 
+/* Contexts of several parts, in batches of which one sequence holds most of the work, so that many
+ * threads split it and few do not: the same bits from any number of them. */
+static void long_one(struct setup *s)
+{
+    static const int threads[] = {1, 2, 3, 7, 16, 64};
+    struct attention_seq seqs[SEQS_MAX];
+    bool split = false, whole = false;
+
+    check_case("attention %s %s parts, window %d, queries %d", check_level_names[s->level],
+               quant_formats[s->type].name, s->window, s->q_len[0]);
+    prepare(s);
+    size_t size = (size_t)(s->n_queries * heads(s) * s->head_dim);
+    float *out = check_floats(size);
+    for (int i = 0; i < 6; i++) {
+        struct device *d = store(s, threads[i], s->block_size);
+        for (int j = 0, at = 0; j < s->n_seqs; at += s->q_len[j++])
+            seqs[j] = (struct attention_seq){at, s->q_len[j], s->kv_len[j], s->blocks[j]};
+        run(s, d, i ? out : s->out, seqs, s->n_seqs);
+        if (i)
+            check_same(out, s->out, size, "other number of threads");
+        if (d->attention_plan[s->n_seqs].merge)
+            split = true;
+        else
+            whole = true;
+        check_kernels(s->level)->close(d);
+    }
+    check_expect(split && whole, "split %d whole %d", split, whole);
+    compare(s);
+    one_by_one(s, 7, s->block_size == 8 ? 64 : 8, "query by query, other block size");
+}
+
+static void check_long(void)
+{
+    static const enum quant_type types[] = {QUANT_F32, QUANT_BF16, QUANT_Q8_0, QUANT_F16,
+                                            QUANT_FP8};
+
+    for (int i = 0; i < 4 * (CHECK_LEVELS - 1); i++) {
+        struct setup s = {
+            .level = i / 4,
+            .head_dim = 32,
+            .n_kv = 8,
+            .group = 1 + i % 3,
+            .block_size = 8 << i % 3,
+            .window = i % 4 == 3 ? 700 : 0,
+            .softcap = i % 4 == 1 ? 20 : 0,
+            .type = types[i % 5],
+            .n_seqs = 1 + i % 4,
+            .kv_len = {2 * CPU_ATTENTION_PART + 1200 - i % 4 * 88, 5, CPU_ATTENTION_PART,
+                       CPU_ATTENTION_PART + 1},
+            .q_len = {i % 4 == 2 ? 70 : i % 4 == 3 ? 3 : 1, 2, 1, 1},
+        };
+        if (check_device(s.level, 1))
+            long_one(&s);
+    }
+}
+
+/* A decode of one sequence at 4,096 positions: slices for each of 64 threads. */
+static void check_slices(void)
+{
+    enum { CONTEXT = 4096, HEADS = 32, KV = 8, DIM = 64, BLOCK = 256 };
+    struct device *d = check_device_new(0, 64);
+    struct kv_options kv = {1, KV, DIM, CONTEXT / BLOCK, BLOCK, QUANT_F16};
+    int32_t blocks[CONTEXT / BLOCK] = {0};
+    struct attention_seq seq = {0, 1, CONTEXT, blocks};
+
+    check_case("attention: slices of one decode");
+    float *q = check_normals(HEADS * DIM), *out = check_floats(HEADS * DIM);
+    struct attention_args a = {out, q, &seq, 1, HEADS, 0, 0, 0.1f, 0};
+    check_expect(!kernels_cpu()->kv_open(d, &kv) && !kernels_cpu()->attention(d, &a), "runs");
+    check_expect(d->attention_plan[1].slice == KV * CONTEXT / CPU_ATTENTION_PART &&
+                     d->attention_plan[1].slice >= 64 && d->attention_plan[1].merge == KV,
+                 "%d slices, %d merges", d->attention_plan[1].slice, d->attention_plan[1].merge);
+    kernels_cpu()->close(d);
+}
+
 void check_attention(void)
 {
     static const int dims[] = {16, 32, 48, 64, 80, 96, 128, 256, 20};
@@ -228,4 +305,6 @@ void check_attention(void)
             };
             one(&s);
         }
+    check_long();
+    check_slices();
 }
