@@ -301,7 +301,8 @@ struct kernels {
     /* NULL: the device draws no tokens, the host's sampler does */
     int (*draw)(struct device *device, const struct draw_args *args);
 
-    /* Takes about a second; weights: the type whose products are meant. NULL: not measured. */
+    /* Takes about a second; weights: the type whose products are meant. NULL: not measured. Before
+     * the first sequence, as the KV pool may be written and zeroed again. */
     int (*limits)(struct device *device, enum quant_type weights, struct device_limits *out);
 };
 

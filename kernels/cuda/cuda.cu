@@ -377,6 +377,7 @@ static const struct kernels table = {
     .gather = cuda_gather,
     .pick = cuda_pick,
     .draw = cuda_draw,
+    .limits = cuda_limits,
 };
 
 extern "C" __attribute__((visibility("default"))) const struct kernels *

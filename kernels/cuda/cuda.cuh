@@ -260,6 +260,7 @@ size_t cuda_moe_workspace(int n_max, int dim, int ffn, int n_experts, int n_used
 int cuda_gather(struct device *d, const struct gather_args *a);
 int cuda_pick(struct device *d, const struct pick_args *a);
 int cuda_draw(struct device *d, const struct draw_args *a);
+int cuda_limits(struct device *d, enum quant_type weights, struct device_limits *out);
 
 /* ---- numbers, in kernels */
 

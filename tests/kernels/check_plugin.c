@@ -182,6 +182,29 @@ static void steps(const struct kernels *k)
     k->close(plain.d);
 }
 
+/* Measured in scratch memory, then in a KV pool larger than that. */
+static void limits(const struct kernels *k)
+{
+    const struct kv_options kv = {.n_layers = 2, .n_kv_heads = 8, .head_dim = 128,
+                                  .n_blocks = 20480, .block_size = 16, .type = QUANT_F16};
+    struct device_limits l;
+    struct device *d = check_device_new(CHECK_CUDA, 1);
+    check_case("plugin: limits");
+    for (int with_pool = 0; with_pool < 2; with_pool++) {
+        if (with_pool && k->kv_open(d, &kv)) { /* a small GPU */
+            check_skip("plugin: limits in a KV pool: %s", k->device_error(d));
+            break;
+        }
+        check_expect(!k->limits(d, QUANT_Q4_K, &l), "%s", k->device_error(d));
+        check_expect(l.read_bytes > 1e6 && l.read_bytes < 1e14 && l.operations > 1e6 &&
+                         l.operations < 1e17,
+                     "%g bytes, %g operations per second", l.read_bytes, l.operations);
+        check_expect(!strcmp(l.instruction, "bfloat16") || !strcmp(l.instruction, "float16"),
+                     "%s", l.instruction);
+    }
+    k->close(d);
+}
+
 void check_plugin(void)
 {
     const struct kernels *k = hosted_plugin();
@@ -191,4 +214,5 @@ void check_plugin(void)
     large(k);
     latch(k);
     steps(k);
+    limits(k);
 }
