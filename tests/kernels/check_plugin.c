@@ -185,8 +185,8 @@ static void steps(const struct kernels *k)
 /* Measured in scratch memory, then in a KV pool larger than that. */
 static void limits(const struct kernels *k)
 {
-    const struct kv_options kv = {.n_layers = 2, .n_kv_heads = 8, .head_dim = 128,
-                                  .n_blocks = 20480, .block_size = 16, .type = QUANT_F16};
+    const struct kv_options kv = {.n_layers = 1, .n_kv_heads = 8, .head_dim = 128,
+                                  .n_blocks = 2304, .block_size = 16, .type = QUANT_F16};
     struct device_limits l;
     struct device *d = check_device_new(CHECK_CUDA, 1);
     check_case("plugin: limits");
