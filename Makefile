@@ -174,6 +174,16 @@ $(BUILD)/tests/bench/bench: $(BUILD)/tests/bench/bench_main.o $(BUILD)/server/cm
 	$(CXX) $(LDFLAGS_ALL) -o $@ $^ $(LIB_ENGINE)
 
 # check_draw compares with the engine's sampler
+# greedy agreement of a device with the CPU, without the server's libraries, too
+$(BUILD)/tests/bench/agree: $(BUILD)/tests/bench/agree.o $(BUILD)/server/cmd.o \
+                            $(BUILD)/config/demo.o $(BUILD)/config/demo_files.o \
+                            $(BUILD)/libengine.a $(BUILD)/libkernels.a
+	$(CXX) $(LDFLAGS_ALL) -o $@ $^ $(LIB_ENGINE)
+
+$(BUILD)/tests/bench/ops: $(BUILD)/tests/bench/ops.o $(BUILD)/server/cmd.o \
+                          $(BUILD)/libengine.a $(BUILD)/libkernels.a
+	$(CXX) $(LDFLAGS_ALL) -o $@ $^ $(LIB_ENGINE)
+
 $(BUILD)/tests/kernels/check: $(call objects,$(wildcard tests/kernels/*.c)) $(BUILD)/libengine.a \
                               $(BUILD)/libkernels.a
 	$(CXX) $(LDFLAGS_ALL) -o $@ $^ -lm -lpthread -ldl

@@ -54,6 +54,7 @@ struct bench {
     int wake; /* eventfd that the engine writes when events wait */
     struct bench_test tests[BENCH_TESTS_MAX];
     int n_tests;
+    double ready_seconds; /* from the start to the open engine, its limits' measurement included */
     uint64_t random;
 };
 

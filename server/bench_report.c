@@ -93,10 +93,10 @@ void bench_report_json(const struct bench *b, FILE *out)
     fprintf(out,
             "{\"model\":%s,\"arch\":\"%s\",\"quant\":\"%s\",\"device\":\"%s\","
             "\"parameters\":%lld,\"weight_bytes\":%lld,\"kv_type\":\"%s\",\"repeat\":%d,"
-            "\"limits\":",
+            "\"ready_s\":%.3f,\"limits\":",
             name.data ? name.data : "null", info->arch, info->quant, info->device,
             (long long)info->n_parameters, (long long)info->weight_bytes, info->kv_type,
-            b->n_tests ? b->tests[0].n_rates : 0);
+            b->n_tests ? b->tests[0].n_rates : 0, b->ready_seconds);
     if (info->limit_instruction)
         fprintf(out, "{\"read_gb_per_s\":%.2f,\"gflop_per_s\":%.1f,\"instruction\":\"%s\"}",
                 info->limit_read_bytes * 1e-9, info->limit_operations * 1e-9,
@@ -120,20 +120,25 @@ void bench_report_json(const struct bench *b, FILE *out)
     buf_free(&name);
 }
 
-/* ---- CSV: a load's columns are there when there is one */
+/* ---- CSV: the machine's columns are equal in all rows; a load's are there when there is one */
 
 void bench_report_csv(const struct bench *b, FILE *out)
 {
     bool loads = any_load(b);
-    fprintf(out, "test,tokens_per_s,min,max%s\n",
+    const struct engine_info *info = engine_info(b->engine);
+    fprintf(out, "test,tokens_per_s,min,max,ready_s,read_gb_per_s,gflop_per_s%s\n",
             loads ? ",total_tokens_per_s,ttft_ms_p50,ttft_ms_p95,ttft_ms_p99,itl_ms_p50,itl_ms_p95,"
                     "itl_ms_p99,itl_ms_max,stall_steps,stalls,preemptions,kv_blocks_peak"
                   : "");
     for (int i = 0; i < b->n_tests; i++) {
         const struct bench_test *t = &b->tests[i];
         const struct bench_load_result *r = &t->loaded;
-        fprintf(out, "%s,%.3f,%.3f,%.3f", t->name, bench_report_median(t), t->rates[0],
-                t->rates[t->n_rates - 1]);
+        fprintf(out, "%s,%.3f,%.3f,%.3f,%.3f,", t->name, bench_report_median(t), t->rates[0],
+                t->rates[t->n_rates - 1], b->ready_seconds);
+        if (info->limit_instruction)
+            fprintf(out, "%.2f,%.1f", info->limit_read_bytes * 1e-9, info->limit_operations * 1e-9);
+        else
+            fprintf(out, ",");
         if (t->kind == BENCH_LOAD)
             fprintf(out, ",%.3f,%.3f,%.3f,%.3f,%.3f,%.3f,%.3f,%.3f,%.3f,%lld,%llu,%d",
                     r->total_rate, r->first_token.p50, r->first_token.p95, r->first_token.p99,

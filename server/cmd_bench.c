@@ -37,7 +37,7 @@ const char cmd_bench_usage[] =
     "  --serve-load            requests through the scheduler, as a server gets them: tokens per\n"
     "                          second, time to first token, time between tokens, stalls\n"
     "  --requests N            how many (64)\n"
-    "  --shape P/G,..          P prompt tokens and G generated ones each (128/128)\n"
+    "  --shape P/G[xN],..      P prompt tokens and G generated ones each (128/128), N requests\n"
     "  --concurrency N,..      so many at a time; 0: all at once (0)\n"
     "  --rate R,..             instead: arrivals per second, at random (a Poisson process)\n"
     "  --seed N                of prompts and arrivals (1)\n"
@@ -52,6 +52,7 @@ const char cmd_bench_usage[] =
     "  --quant TYPE            quantize a model of floats while loading (sirocco quantize)\n"
     "  --max-batch-tokens N    tokens per step at most (512)\n"
     "  --max-seqs N            sequences that run at a time (what the tests need, at most 1024)\n"
+    "  --no-limits             do not measure what the machine reaches\n"
     "  --json, --csv           instead of a table\n\n"
     "Without -p, -n, -s and --serve-load: -p 512 -n 128.\n";
 
@@ -59,7 +60,7 @@ struct bench_options {
     const char *model, *prompts, *generates, *seqs, *depth, *seq_prompt, *seq_generate, *repeat,
         *threads, *isa, *kv_type, *kv_bytes, *batch_tokens, *max_seqs, *quant, *device, *plugin,
         *itl_target, *requests, *shapes, *concurrencies, *rates, *seed, *verify;
-    bool serve_load, json, csv;
+    bool serve_load, no_limits, json, csv;
     int n_repeat, n_verify; /* n_repeat 0: not given */
     struct source *source;
     struct source_file *files;
@@ -181,8 +182,9 @@ static int add_load_tests(struct bench *b, const struct bench_options *o, struct
 {
     struct bench_load load = {.seed = 1};
     int seed = 1;
-    int rc = read_one("--requests", o->requests, BENCH_REQUESTS_MAX, LOAD_REQUESTS,
-                      &load.n_requests, err);
+    int n_requests = 0;
+    int rc = read_one("--requests", o->requests, BENCH_REQUESTS_MAX, LOAD_REQUESTS, &n_requests,
+                      err);
     if (!rc)
         rc = cmd_count("bench", "--seed", o->seed, 0, INT32_MAX, &seed, err);
     load.seed = (uint64_t)seed;
@@ -194,6 +196,10 @@ static int add_load_tests(struct bench *b, const struct bench_options *o, struct
             rc = err_set(err, ERR_USAGE, "bench: --shape needs P/G, as in 128/64");
         if (!rc)
             rc = read_number("--shape", list, 1, BENCH_TOKENS_MAX, &list, &load.generate, err);
+        load.n_requests = n_requests;
+        if (!rc && *list == 'x')
+            rc = read_number("--shape", list + 1, 1, BENCH_REQUESTS_MAX, &list, &load.n_requests,
+                             err);
         if (!rc)
             rc = next_item("--shape", &list, err);
         if (!rc)
@@ -230,6 +236,7 @@ static int read_options(struct bench *b, struct bench_options *o, int argc, char
         {"--requests", &o->requests, NULL},    {"--shape", &o->shapes, NULL},
         {"--concurrency", &o->concurrencies, NULL}, {"--rate", &o->rates, NULL},
         {"--seed", &o->seed, NULL},            {"--verify", &o->verify, NULL},
+        {"--no-limits", NULL, &o->no_limits},
         {"--json", NULL, &o->json},            {"--csv", NULL, &o->csv}};
     int many[2], depth = 0;
     int rc = cmd_options(argc, argv, options, sizeof options / sizeof *options, err);
@@ -295,7 +302,7 @@ static int open_engine(struct bench *b, const struct bench_options *asked, struc
                                .kv_cache_fraction = 0.9,
                                .kv_cache_type = asked->kv_type ? asked->kv_type : "f16",
                                .quant = asked->quant,
-                               .measure_limits = true,
+                               .measure_limits = !asked->no_limits,
                                .max_queue = BENCH_REQUESTS_MAX,
                                .pause_ms_max = 60000,
                                .wake = on_wake,
@@ -453,6 +460,7 @@ int cmd_bench(int argc, char **argv, FILE *in, FILE *out, struct err *err)
 {
     struct bench *b = calloc(1, sizeof *b);
     struct bench_options o = {0};
+    double start = bench_now();
     (void)in;
     if (!b)
         return err_set(err, ERR_NOMEM, "out of memory");
@@ -463,6 +471,7 @@ int cmd_bench(int argc, char **argv, FILE *in, FILE *out, struct err *err)
         rc = open_source(&o, err);
     if (!rc)
         rc = open_engine(b, &o, err);
+    b->ready_seconds = bench_now() - start;
     for (int i = 0; i < b->n_tests && !rc; i++) {
         bool load = b->tests[i].kind == BENCH_LOAD;
         int n_repeat = o.n_repeat ? o.n_repeat : load ? 1 : 3;

@@ -227,7 +227,7 @@ TEST(bench_loads_the_scheduler)
 {
     static const char *const names[] = {"load12_pp40_tg30", "load12_pp40_tg30_c3",
                                         "load12_pp9_tg1", "load12_pp9_tg1_c3"};
-    const char *args[] = {"bench", "--serve-load", "--requests", "12", "--shape", "40/30,9/1",
+    const char *args[] = {"bench", "--serve-load", "--requests", "2", "--shape", "40/30x12,9/1x12",
                           "--concurrency", "0,3", "--verify", "12", "--kv-cache-bytes", "1m",
                           "--json", NULL};
     struct err err;
@@ -259,7 +259,8 @@ TEST(bench_lets_requests_arrive_at_a_rate)
                           "40", "-r", "3", "--csv", NULL};
     struct err err;
     const char *out = run(cmd_bench, args, "", 0, &err), *row = strchr(out, '\n');
-    EXPECT(strncmp(out, "test,tokens_per_s,min,max,total_tokens_per_s,ttft_ms_p50,", 57) == 0);
+    EXPECT(strncmp(out, "test,tokens_per_s,min,max,ready_s,read_gb_per_s,gflop_per_s,total_tokens_per_s,",
+                   79) == 0);
     EXPECT(row && strncmp(row + 1, "load10_pp8_tg2_r40,", 19) == 0);
     double rate = strtod(row + 20, NULL);
     EXPECT(rate > 10 && rate < 250); /* 80 tokens a second are asked for on average */
@@ -279,6 +280,8 @@ TEST(bench_refuses_what_is_no_load)
         {{"--serve-load", "--rate", "nan"},
          "bench: --rate needs numbers from 0.001 to 1000000, not 'nan'"},
         {{"--serve-load", "--shape", "12"}, "bench: --shape needs P/G, as in 128/64"},
+        {{"--serve-load", "--shape", "12/3x0"},
+         "bench: --shape needs numbers from 1 to 65536, not '0'"},
         {{"--serve-load", "--shape", "12/0"},
          "bench: --shape needs numbers from 1 to 1048576, not '0'"},
         {{"--serve-load", "--concurrency", "-1"},
