@@ -4,6 +4,7 @@
  * explained when the CPU itself found the device's token almost as likely.
  *
  *     agree [--model PATH] [--tokens N] [--device cuda] [--cuda-plugin FILE] [--gap LOGITS]
+ *           [--cpu-isa NAME]    (with --device cpu: of the other side, avx512-bf16 for example)
  *
  * Every disagreement is printed with how far apart the CPU's logits of the two tokens are. Last
  * line: `N passed, N failed, N skipped` (tokens). 0: none failed. 1: one did. 2: nothing was
@@ -19,6 +20,7 @@
 #include "engine/engine.h"
 #include "server/cmd.h"
 
+#define CPU_ISA "avx512" /* or what the machine has: all up to here keep inputs in float32 */
 #define GAP_MAX 0.05 /* linear rounds inputs to 16 bits on the device, not on the CPU */
 enum { EACH = 200, TOPS = 5, PROMPT_MAX = 256, LEN_MAX = PROMPT_MAX + EACH };
 
@@ -31,7 +33,7 @@ static const char *const subjects[] = {"a fox",     "the sea",   "an old king", 
 
 struct text { /* a prompt and what follows it */
     int32_t tokens[LEN_MAX];
-    int n_prompt, n;
+    int n_prompt, n, n_end;
     int32_t top[EACH][TOPS]; /* the CPU's best after each place, and their log probabilities */
     float logprob[EACH][TOPS];
     int n_top[EACH];
@@ -56,10 +58,10 @@ static void on_wake(void *user)
 }
 
 static int open_side(struct side *s, const struct source *source, const char *device,
-                     const char *plugin, int n_texts, struct err *err)
+                     const char *plugin, const char *isa, int n_texts, struct err *err)
 {
     struct engine_options o = {.source = source, .device = device, .cuda_plugin = plugin,
-                               .gpu_memory_fraction = 0.2, .cpu_isa = "avx512", .max_seqs = 64,
+                               .gpu_memory_fraction = 0.2, .cpu_isa = isa, .max_seqs = 64,
                                .max_batch_tokens = 512, .max_model_len = LEN_MAX + 1,
                                .block_size = 16, .kv_cache_fraction = 0.3, .kv_cache_type = "f16",
                                .max_queue = n_texts + 64, .pause_ms_max = 60000, .wake = on_wake,
@@ -76,7 +78,7 @@ static int ask(struct side *s, struct text *t, struct err *err)
 {
     struct channel *c;
     struct engine_request r = {.tokens = t->tokens, .n_tokens = t->n, .ignore_eos = true,
-                               .max_tokens = t->n_prompt + EACH - t->n, .prompt_logprobs = -1};
+                               .max_tokens = t->n_end - t->n, .prompt_logprobs = -1};
     sample_params_init(&r.params);
     r.params.temperature = 0;
     r.params.logprobs = s->n_top;
@@ -121,7 +123,7 @@ static int run_texts(struct side *s, struct text *texts, int n_texts, take_token
             if (!drain(c, t, take, n, &rc, err))
                 continue;
             live--;
-            if (!rc && t->n < t->n_prompt + EACH)
+            if (!rc && t->n < t->n_end)
                 live += !(rc = ask(s, t, err));
         }
     }
@@ -177,7 +179,8 @@ static bool take_compared(struct text *t, const struct event *e, struct count *n
     return false;
 }
 
-static int make_prompts(const struct engine *e, struct text *texts, int n_texts, struct err *err)
+static int make_prompts(const struct engine *e, struct text *texts, int n_texts, int n_tokens,
+                        struct err *err)
 {
     for (int i = 0; i < n_texts; i++) {
         char words[160];
@@ -190,6 +193,8 @@ static int make_prompts(const struct engine *e, struct text *texts, int n_texts,
         if (!rc)
             memcpy(texts[i].tokens, list.ids, list.n * sizeof *list.ids);
         texts[i].n_prompt = texts[i].n = rc ? 0 : (int)list.n;
+        texts[i].n_end = texts[i].n + (n_tokens < EACH ? n_tokens : EACH);
+        n_tokens -= EACH;
         token_list_free(&list);
         if (rc)
             return rc;
@@ -197,21 +202,21 @@ static int make_prompts(const struct engine *e, struct text *texts, int n_texts,
     return 0;
 }
 
-static int run(const struct source *source, const char *device, const char *plugin, int n_tokens,
-               struct count *n, struct err *err)
+static int run(const struct source *source, const char *device, const char *plugin, const char *isa,
+               int n_tokens, struct count *n, struct err *err)
 {
     int n_texts = (n_tokens + EACH - 1) / EACH;
     struct text *texts = calloc((size_t)n_texts, sizeof *texts);
     struct side cpu = {.n_top = TOPS}, other = {.n_top = -1};
     int rc = texts ? 0 : err_set(err, ERR_NOMEM, "out of memory");
     if (!rc)
-        rc = open_side(&cpu, source, "cpu", NULL, n_texts, err);
+        rc = open_side(&cpu, source, "cpu", NULL, CPU_ISA, n_texts, err);
     if (!rc)
-        rc = make_prompts(cpu.engine, texts, n_texts, err);
+        rc = make_prompts(cpu.engine, texts, n_texts, n_tokens, err);
     if (!rc)
         rc = run_texts(&cpu, texts, n_texts, take_written, n, err);
     if (!rc)
-        rc = open_side(&other, source, device, plugin, n_texts, err);
+        rc = open_side(&other, source, device, plugin, isa, n_texts, err);
     if (!rc)
         printf("%s against %s\n", engine_info(other.engine)->device,
                engine_info(cpu.engine)->device);
@@ -238,10 +243,12 @@ static int open_model(const char *path, struct source **out, struct err *err)
 
 int main(int argc, char **argv)
 {
-    const char *model = NULL, *device = "cuda", *plugin = NULL, *tokens = NULL, *gap = NULL;
+    const char *model = NULL, *device = "cuda", *plugin = NULL, *tokens = NULL, *gap = NULL,
+               *isa = CPU_ISA;
     const struct cmd_option options[] = {{"--model", &model, NULL},
                                          {"--device", &device, NULL},
                                          {"--cuda-plugin", &plugin, NULL},
+                                         {"--cpu-isa", &isa, NULL},
                                          {"--tokens", &tokens, NULL},
                                          {"--gap", &gap, NULL}};
     struct count n = {0};
@@ -256,7 +263,7 @@ int main(int argc, char **argv)
     if (!rc)
         rc = open_model(model, &source, &err);
     if (!rc)
-        rc = run(source, device, plugin, n_tokens, &n, &err);
+        rc = run(source, device, plugin, isa, n_tokens, &n, &err);
     source_close(source);
     if (rc)
         fprintf(stderr, "agree: %s\n", *err.text ? err.text : err_text(rc));
