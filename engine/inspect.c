@@ -83,6 +83,10 @@ static void add_features(struct inspection *n)
     const char *method = weights_method(n->m->weights);
     if (method)
         json_array_append_new(list, json_sprintf("%s weights, repacked at load", method));
+    size_t disordered = weights_disordered(n->m->weights);
+    if (disordered)
+        json_array_append_new(list, json_sprintf("%zu matrices with columns in an order of their "
+                                                 "own (desc_act), kept as F32", disordered));
     set(n->root, "arch", json_string(a->name));
     set(n->root, "features", list);
 }

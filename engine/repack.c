@@ -122,6 +122,8 @@ static enum quant_type type_of(const struct repack_job *job)
     bool symmetric = job->symmetric || !job->zero.name;
     if (job->kind == REPACK_FP8)
         return fits(job, 128) ? QUANT_F8_128 : QUANT_F32;
+    if (!repack_in_order(job))
+        return QUANT_F32;
     if (symmetric && half_scales && fits(job, 32))
         return job->bits == 4 ? QUANT_Q4_0 : QUANT_Q8_0;
     if (fits(job, 128))
@@ -421,6 +423,14 @@ void repack_free(struct repack *r)
 const char *repack_method(const struct repack *r)
 {
     return r->config.method;
+}
+
+size_t repack_disordered(const struct repack *r)
+{
+    size_t n = 0;
+    for (size_t i = 0; i < r->n_jobs; i++)
+        n += !repack_in_order(&r->jobs[i]);
+    return n;
 }
 
 /* ---- filling the room */

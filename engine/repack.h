@@ -8,7 +8,8 @@
  *   FP8 E4M3 with one scale, one per row, or one per block of 128 columns      F8_128
  *   4 bits, symmetric, float16 scales: Q4_0; with zero points or other scales  G4_128, G4
  *   8 bits, symmetric, float16 scales: Q8_0; with zero points or other scales  G8_128, G8
- *   where groups or rows are no multiple of such a block                       F32
+ *   where groups or rows are no multiple of such a block, or columns lie in
+ *   an order of their own (GPTQ's desc_act, actorder: a group for each column) F32
  *
  * Planned and run by the thread that opens the model; fills with threads of its own. */
 #ifndef SIROCCO_REPACK_H
@@ -32,6 +33,7 @@ int repack_run(struct repack *r, const char *kept, struct err *err);
 void repack_free(struct repack *r); /* NULL allowed */
 
 const char *repack_method(const struct repack *r); /* "gptq", "fp8"; as the file names it */
+size_t repack_disordered(const struct repack *r); /* matrices whose columns have an own order */
 
 /* ---- one matrix (repack_fill.c) */
 
@@ -55,7 +57,10 @@ enum { REPACK_PANEL = 16 };
 int repack_fill(const struct repack_job *job, int64_t row0, int64_t row1, uint8_t *scratch,
                 struct err *err);
 
-/* What holds for the whole matrix: scales are finite, columns lie in the groups' order. */
+/* Column c belongs to group c / scale_cols. */
+bool repack_in_order(const struct repack_job *job);
+
+/* What holds for the whole matrix: scales are finite, and columns belong to groups that exist. */
 int repack_check(const struct repack_job *job, struct err *err);
 
 #endif

@@ -176,6 +176,12 @@ static uint8_t *put_block(const struct repack_job *job, const uint8_t *q, float 
     return to;
 }
 
+/* Of a block's columns, which have it in common. */
+static int64_t group_at(const struct repack_job *job, int64_t c)
+{
+    return job->order.name ? (int64_t)word_at(job->order.data, c) : c / job->scale_cols;
+}
+
 static int put_row(const struct repack_job *job, int64_t row, const uint8_t *q, struct err *err)
 {
     const int block = quant_formats[job->type].block, half = 1 << (job->bits - 1);
@@ -184,8 +190,8 @@ static int put_row(const struct repack_job *job, int64_t row, const uint8_t *q, 
     float d = 0;
     int zero = 0;
     for (int64_t c = 0; c < job->cols; c += block) {
-        if (c / job->scale_cols != group) {
-            group = c / job->scale_cols;
+        if (group_at(job, c) != group) {
+            group = group_at(job, c);
             d = scale_at(job, scale_index(job, row, group));
             zero = job->kind == REPACK_FP8 ? 0 : zero_at(job, row, group);
             if (job->symmetric && zero != half)
@@ -223,6 +229,14 @@ int repack_fill(const struct repack_job *job, int64_t row0, int64_t row1, uint8_
     return rc;
 }
 
+bool repack_in_order(const struct repack_job *job)
+{
+    for (int64_t c = 0; job->order.name && c < job->cols; c++)
+        if (group_at(job, c) != c / job->scale_cols)
+            return false;
+    return true;
+}
+
 int repack_check(const struct repack_job *job, struct err *err)
 {
     float d[SCALE_VALUES];
@@ -237,10 +251,9 @@ int repack_check(const struct repack_job *job, struct err *err)
                                job->scale.file, job->scale.name, i + k, (double)d[k]);
     }
     for (int64_t c = 0; job->order.name && c < job->cols; c++)
-        if (word_at(job->order.data, c) != (uint32_t)(c / job->scale_cols))
-            return err_set(err, ERR_FORMAT, "%s: tensor '%s': column %lld is in group %d: columns "
-                           "in an order of their own (desc_act, actorder) are not supported",
+        if (group_at(job, c) >= job->n_groups)
+            return err_set(err, ERR_FORMAT, "%s: tensor '%s': column %lld is in group %d of %lld",
                            job->order.file, job->order.name, (long long)c,
-                           (int)word_at(job->order.data, c));
+                           (int)word_at(job->order.data, c), (long long)job->n_groups);
     return 0;
 }

@@ -78,6 +78,11 @@ const char *weights_method(const struct weights *w)
     return w->repack ? repack_method(w->repack) : NULL;
 }
 
+size_t weights_disordered(const struct weights *w)
+{
+    return w->repack ? repack_disordered(w->repack) : 0;
+}
+
 void weights_close(struct weights *w)
 {
     if (!w)

@@ -36,6 +36,7 @@ int weights_open(const struct source *source, struct weights **out, struct err *
 int weights_load(struct weights *w, const char *kept, struct err *err);
 /* How they were quantized, as their files name it ("gptq"); NULL: no tensor is brought over. */
 const char *weights_method(const struct weights *w);
+size_t weights_disordered(const struct weights *w); /* repack_disordered; 0: nothing repacked */
 void weights_close(struct weights *w); /* NULL allowed */
 const struct weights_tensor *weights_find(const struct weights *w, const char *name); /* or NULL */
 size_t weights_count(const struct weights *w);

@@ -26,6 +26,7 @@ static const struct row rows[] = {
     {"gptq", "Q4_0", "Q4_0", "Q4_0"},
     {"gptq-asymmetric", "G4", "G4", "G4"},
     {"gptq-v2-8bit", "G8_128", "G8_128", "G8"},
+    {"gptq-desc-act", "F32", "F32", "F32"},
     {"awq", "G4_128", "G4_128", "G4"},
     {"awq-32", "G4", "G4", "G4"},
 };

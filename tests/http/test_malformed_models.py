@@ -508,7 +508,7 @@ QUANTIZED_ROWS = {
     "gptq without a group": ("gptq", method(group_size=...), "group_size"), "gptq of groups of 0": ("gptq", method(group_size=0), "group_size"),
     "gptq of other groups": ("gptq", method(group_size=64), ".scales"), "gptq without scales": ("gptq", gone("scales"), "scales"),
     "gptq without zeros": ("gptq", gone("qzeros"), "qzeros"), "gptq that is not symmetric": ("gptq", values(Q + "qzeros", 0, b"\x11"), "symmetric"),
-    "gptq in an order": ("gptq", values(Q + "g_idx", 0, b"\x03"), "desc_act"), "gptq, scale NaN": ("gptq", values(Q + "scales", 4, NAN16), "scales"),
+    "gptq of a group 4 of 4": ("gptq", values(Q + "g_idx", 0, b"\x04"), "group 4 of 4"), "gptq of a group below 0": ("gptq", values(Q + "g_idx", 4, b"\xff" * 4), "group -1 of 4"), "gptq, scale NaN": ("gptq", values(Q + "scales", 4, NAN16), "scales"),
     "gptq as F32": ("gptq", reshaped(Q + "qweight", 16, 64, dtype="F32"), "qweight"), "gptq, qweight turned": ("gptq", reshaped(Q + "qweight", 64, 16), ""),
     "gptq, g_idx short": ("gptq", reshaped(Q + "g_idx", 64, dtype="I64"), "g_idx"), "gptq, zeros turned": ("gptq", reshaped(Q + "qzeros", 8, 4), "qzeros"),
     "awq of 8 bits": ("awq", method(bits=8), "awq with 8 bits"), "awq of gemv": ("awq", method(version="gemv"), "'gemv'"), "awq, scale inf": ("awq", values(Q + "scales", 4, b"\0\x7c"), "scales"),

@@ -117,14 +117,17 @@ def bytes_of(symmetric):
     return layout
 
 
-def gptq(bits, group, symmetric, v2=False):
+def gptq(bits, group, symmetric, v2=False, desc_act=False):
     def layout(name, w):
+        order = torch.randperm(w.shape[1], generator=torch.Generator().manual_seed(w.shape[0])) if desc_act else torch.arange(w.shape[1])
+        w, back = w[:, order], order.argsort()  # quantized in this order, stored in the other
         q, zero, scale, value = integers(w, bits, group, symmetric, torch.float16)
         if not v2:  # zero points are stored less one: those that are zero can not be
             zero = zero.clamp(min=1)
             size = w.shape[1] // zero.shape[1]
             value = (q - zero.repeat_interleave(size, 1)).float() * scale.float().repeat_interleave(size, 1)
         columns = torch.arange(w.shape[1], dtype=torch.int32) // (w.shape[1] // zero.shape[1])
+        q, value, columns = q[:, back], value[:, back], columns[back]
         return {name + ".qweight": pack(q.T, bits, 0), name + ".qzeros": pack(zero.T - (0 if v2 else 1), bits, 1),
                 name + ".scales": scale.T.contiguous(), name + ".g_idx": columns.to(torch.int32)}, value
     return layout
@@ -158,6 +161,7 @@ MODELS = {
     "gptq-asymmetric": (gptq(4, 64, False), {"quant_method": "gptq", "bits": 4, "group_size": 64, "desc_act": False, "sym": False, "checkpoint_format": "gptq"}),
     "gptq-v2-8bit": (gptq(8, -1, False, v2=True), {"quant_method": "gptq", "bits": 8, "group_size": -1, "desc_act": False, "sym": False,
                                                   "checkpoint_format": "gptq_v2"}),
+    "gptq-desc-act": (gptq(4, 32, False, desc_act=True), {"quant_method": "gptq", "bits": 4, "group_size": 32, "desc_act": True, "sym": False}),
     "awq": (awq(128), {"quant_method": "awq", "bits": 4, "group_size": 128, "zero_point": True, "version": "gemm"}),
     "awq-32": (awq(32), {"quant_method": "awq", "bits": 4, "group_size": 32, "zero_point": True}),
 }
