@@ -253,6 +253,13 @@ static void *pass_alloc(struct device *d, size_t bytes)
     return malloc(PLACEHOLDER_BYTES);
 }
 
+/* Unlike the device's, what lies here is written and read by the pass itself. */
+static void *pass_host_alloc(struct device *d, size_t bytes)
+{
+    (void)d;
+    return calloc(1, bytes);
+}
+
 static void pass_free(struct device *d, void *memory)
 {
     (void)d;
@@ -327,7 +334,7 @@ static const struct kernels backend = {
     .upload = pass_copy,
     .download = pass_copy,
     .sync = pass_sync,
-    .host_alloc = pass_alloc,
+    .host_alloc = pass_host_alloc,
     .host_free = pass_free,
     .matrix_load = pass_load,
     .matrix_free = pass_unload,
