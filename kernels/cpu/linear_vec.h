@@ -150,8 +150,8 @@ VEC_INLINE void finish_group(const struct cpu_linear_slice *s, int64_t row, int 
 /* ---- few inputs: weights straight from memory ---- */
 
 /* GROUP rows from `row` on, n_tokens inputs from t on. Rows from row1 on do not exist: the last
- * existing row stands in for them. Few rows, so that memory is read in few streams: with 8 at a time
- * one input came to 79% of the read bandwidth, with 4 to 94%. */
+ * existing row stands in for them. Few rows, so that memory is read in few streams: with 8 at a
+ * time one input came to 79% of the read bandwidth, with 4 to 94%. */
 VEC_INLINE void stream_tile(enum form form, const struct cpu_linear_slice *s, int64_t row,
                             int64_t t, int n_tokens)
 {

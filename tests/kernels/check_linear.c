@@ -3,7 +3,7 @@
  * Reference: decoded weights in double. Bound for float activations: (cols / 8 + 16) * 2^-24 of
  * sum |w x| + |bias| + |out|, the worst case of a sum in 8 or more lanes. Where activations are
  * quantized, each may be off by half a step of its block: 0.51 / 127 of the block's greatest
- * magnitude times |w|, summed, on top; where they are rounded to BF16, by 2^-9 of themselves.
+ * magnitude times |w|, summed, on top; where they are rounded to BF16, by 2^-8 of themselves.
  * Batch invariance is compared bit by bit. */
 #include "tests/kernels/check.h"
 
@@ -30,7 +30,7 @@ static double bound_of(const float *w, const float *x, int cols, enum input inpu
         }
         steps += most * weights * 0.51 / 127;
     }
-    double rounding = input == INT8 ? steps : input == BF16 ? 0x1.01p-9 * products : share * products;
+    double rounding = input == INT8 ? steps : input == BF16 ? 0x1.01p-8 * products : share * products;
     return 0x1p-24 * (cols / 8 + 16) * (sum + products) + rounding;
 }
 
