@@ -61,6 +61,9 @@ const struct config_option config_options[] = {
     {"gpu_memory_fraction", CONFIG_DECIMAL, AT(gpu_memory_fraction), "0.92", 0.01, 1, false,
      "FRACTION", ENGINE,
      "share of a GPU's memory that is taken at start for weights, workspace and KV cache"},
+    {"deterministic", BOOL(deterministic, "false"), ENGINE,
+     "on a GPU: what is computed for a sequence does not depend on what else is in the batch, bit "
+     "by bit, and takes longer; on the CPU it never depends on it"},
     {"cpu_isa", WORD(cpu_isa, "auto", "auto|base|avx2|avx512|avx512-bf16"), ENGINE,
      "strongest CPU instructions to use; all below avx512-bf16 keep the inputs of BF16 weights in "
      "float32"},

@@ -32,6 +32,7 @@ struct config {
     int64_t threads, max_seqs, max_batch_tokens, max_model_len, block_size, kv_cache_bytes;
     int64_t itl_target_ms;
     double kv_cache_fraction, gpu_memory_fraction;
+    bool deterministic;
     bool prefix_cache;
     int64_t max_queue;
     /* server */

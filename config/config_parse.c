@@ -91,6 +91,7 @@ static const struct alias {
     {"batch_size", "max_batch_tokens"},
     {"ctx_size", "max_model_len"},
     {"kv_cache_dtype", "kv_cache_type"},
+    {"enable_deterministic_inference", "deterministic"},
     {"enable_prefix_caching", "prefix_cache"},
     {"max_num_queued_reqs", "max_queue"},
     {"allowed_origins", "cors_origin"},

@@ -30,6 +30,7 @@ struct engine_options {
     const struct source *source; /* must outlive the engine */
     const char *device;          /* "cpu", "auto", "cuda", "cuda:N" */
     const char *cuda_plugin;     /* path of the CUDA backend; NULL: beside the program */
+    bool deterministic;          /* CUDA: see kernels.h; the CPU is always so */
     double gpu_memory_fraction;  /* CUDA: of the whole memory; weights and KV cache fill it */
     const char *cpu_isa;         /* "auto", "base", "avx2", "avx512", "avx512-bf16" */
     int threads;                 /* 0: automatic */

@@ -160,7 +160,8 @@ static int open_device(const struct engine_options *o, struct engine_parts *p, s
     char reason[256] = "";
     struct device_options options = {.n_threads = o->threads,
                                      .cpu_isa = o->cpu_isa ? o->cpu_isa : "auto",
-                                     .gpu_memory_fraction = o->gpu_memory_fraction};
+                                     .gpu_memory_fraction = o->gpu_memory_fraction,
+                                     .deterministic = o->deterministic};
     bool must = o->device && strcmp(o->device, "auto");
     find_gpu(o->device, &options.gpu);
     if (options.gpu >= 0) {

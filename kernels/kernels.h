@@ -13,6 +13,8 @@
  * bfloat16 twice (the value and what is left of it: 16 bits) for few rows, once for many, or to
  * float16 (saturating) where the weights are F16 or quantized; quantized weights are exact for few
  * rows, rounded to float16 for many; products are summed in float32.
+ * Which kernel runs, and so the order of sums, depends on n, unless the device was opened
+ * `deterministic`: then every row is computed as on the CPU, by one sequence of operations.
  *
  * Errors: int functions return 0 or -1 and then device error text is set (device_error). An op's
  * error latches: later ops return -1 at once (R6). Nothing here aborts. */
@@ -37,6 +39,7 @@ struct device_options {
                              "avx512", "avx512-bf16" (BF16 weights with inputs rounded to BF16) */
     int gpu;                    /* CUDA: number of the GPU, from 0 */
     double gpu_memory_fraction; /* CUDA: share of the GPU's memory that open takes, above 0..1 */
+    bool deterministic;         /* CUDA: see "Exactness"; the CPU is always so */
 };
 
 /* A weight matrix of rows outputs by cols inputs. data is the host's (mmapped) storage, which must
@@ -309,7 +312,7 @@ struct kernels {
 const struct kernels *kernels_cpu(void);
 
 /* The plugin's only exported symbol; NULL when it was built for another version of this header. */
-#define KERNELS_VERSION 2
+#define KERNELS_VERSION 3
 #define KERNELS_PLUGIN_SYMBOL "sirocco_plugin"
 typedef const struct kernels *kernels_plugin_fn(int version, size_t struct_bytes);
 /* Load the plugin at path; NULL: sirocco-cuda.so beside the program, then in ../lib/sirocco. It

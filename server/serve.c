@@ -117,6 +117,7 @@ static int serve_open_engine(struct serve *s, struct err *err)
                                .device = c->device,
                                .cuda_plugin = c->cuda_plugin,
                                .gpu_memory_fraction = c->gpu_memory_fraction,
+                               .deterministic = c->deterministic,
                                .cpu_isa = c->cpu_isa,
                                .threads = (int)c->threads,
                                .max_seqs = (int)c->max_seqs,

@@ -5,7 +5,8 @@
  * The keys of a row may be split over blocks of threads, which leave partial sums that `join` adds
  * up with the rule of the running maximum (Milakov and Gimelshein 2018; the split: Flash-Decoding,
  * Dao et al. 2023). How many splits there are follows from the number of rows alone, and where they
- * lie is found on the device, so that a captured step stays right as sequences grow. */
+ * lie is found on the device, so that a captured step stays right as sequences grow. A
+ * deterministic device splits nothing, and runs all in tiles where there are tiles. */
 #include "kernels/cuda/attention.cuh"
 
 enum { THREADS = 128, WARPS = THREADS / CUDA_WARP, SPLITS_MAX = 32, JOIN_THREADS = 64 };
@@ -198,7 +199,7 @@ static int run_rows(struct device *d, struct attention_params *p, const struct c
 {
     bool tensor = cuda_flash_fits(d, p->n_heads);
     int heads = tensor ? cuda_flash_row_blocks(p) : p->n_heads;
-    p->n_splits = splits_of(d, plan, p->n_heads, plan->n_rows * heads);
+    p->n_splits = d->deterministic ? 1 : splits_of(d, plan, p->n_heads, plan->n_rows * heads);
     p->partial = d->partial;
     p->partial_totals = d->partial + (size_t)plan->n_rows * (size_t)p->n_heads *
                                          (size_t)p->n_splits * (size_t)p->head_dim;

@@ -336,9 +336,21 @@ static __device__ __forceinline__ int64_t row_at(const struct attention_params *
     return (token * p->n_heads + head) * p->head_dim;
 }
 
+/* Blocks of a multiprocessor: as many as leave room for all registers. */
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
+enum { BLOCKS_128 = 2 };
+#else
+enum { BLOCKS_128 = 3 };
+#endif
+static constexpr int flash_blocks(enum quant_type type, int hd)
+{
+    bool wide = type == QUANT_F16 || type == QUANT_BF16;
+    return hd <= 64 ? 4 : hd > 128 ? 2 : wide ? (int)BLOCKS_128 : 3;
+}
+
 /* grid (rows, KV heads times tiles of 16 heads, splits) */
 template <enum quant_type T, int HD>
-static __global__ void __launch_bounds__(THREADS, HD <= 64 ? 4 : HD <= 128 ? 3 : 2)
+static __global__ void __launch_bounds__(THREADS, flash_blocks(T, HD))
     flash_row(struct attention_params p)
 {
     CUDA_SHARED(uint16_t, queries);

@@ -179,7 +179,7 @@ static int kv_open(struct device *d, const struct kv_options *o)
 
 static size_t rows_padded(int n_max)
 {
-    return ((size_t)n_max + 7) / 8 * 8;
+    return n_max < CUDA_FIXED_INPUTS ? (size_t)CUDA_FIXED_INPUTS : ((size_t)n_max + 7) / 8 * 8;
 }
 
 static size_t cols_padded(int cols_max)
@@ -332,6 +332,7 @@ static int device_open(const struct device_options *options, struct device **out
         return complain(error, error_bytes, "no memory for the CUDA device");
     d->host_bound = INT_MAX;
     d->gpu = options->gpu;
+    d->deterministic = options->deterministic;
     if (find_gpu(d) ||
         cuda_check(d, cudaStreamCreateWithFlags(&d->stream, cudaStreamNonBlocking), "a stream") ||
         reserve_memory(d, fraction) || cuda_step_open(d) || cuda_blas_open(d)) {

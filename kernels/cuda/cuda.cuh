@@ -29,6 +29,7 @@ enum {
     CUDA_ERROR_MAX = 256,
     CUDA_NAME_MAX = 192,
     CUDA_ALIGN = 256,
+    CUDA_FIXED_INPUTS = 64,    /* a deterministic device's products take so many at a time */
     CUDA_TILE_ROWS = 16,       /* rows of a tile of repacked weights */
     CUDA_CHUNK = 128,          /* columns of a tile of repacked weights */
     CUDA_HEAD_DIM_MAX = 256,
@@ -110,6 +111,7 @@ struct device {
     char error[CUDA_ERROR_MAX]; /* "" or the latched error */
     char name[CUDA_NAME_MAX];
     int gpu, n_sm, capability; /* 90: 9.0 */
+    bool deterministic;   /* no kernel is chosen by how many rows there are */
     bool tensor;          /* mma.m16n8k16 with bfloat16, cp.async: 8.0 and later */
     size_t shared_max;
     cudaStream_t stream;

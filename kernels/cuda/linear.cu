@@ -235,6 +235,10 @@ static enum way way_of(const struct device *d, const struct matrix *w, int n)
     const struct cuda_matrix *c = (const struct cuda_matrix *)w->packed;
     bool half = w->type == QUANT_F16 || w->type == QUANT_BF16;
     bool fits = w->cols <= d->cols_max && n <= d->n_max;
+    if (d->deterministic) {
+        bool own = d->tensor && w->cols <= d->cols_max && (half ? w->cols % 32 == 0 : c->tiled);
+        return own ? TILE : PLAIN;
+    }
     if (w->type == QUANT_F32)
         return n > PLAIN_INPUTS && w->cols % 4 == 0 ? LIBRARY : PLAIN;
     if (!fits)
@@ -283,16 +287,10 @@ static struct linear_args select(const struct linear_args *a, const struct matri
     return some;
 }
 
-int cuda_linear(struct device *d, const struct linear_args *a)
+static int run(struct device *d, const struct linear_args *a)
 {
     const struct cuda_experts none = {NULL, NULL, 1, 1, false};
     bool done[3] = {false};
-    if (cuda_failed(d))
-        return -1;
-    if (a->n < 1)
-        return 0;
-    if (check(d, a))
-        return -1;
     for (int j = 0; j < a->n_jobs; j++) {
         if (done[j])
             continue;
@@ -318,6 +316,26 @@ int cuda_linear(struct device *d, const struct linear_args *a)
         }
     }
     return cuda_launched(d, "linear");
+}
+
+int cuda_linear(struct device *d, const struct linear_args *a)
+{
+    if (cuda_failed(d))
+        return -1;
+    if (a->n < 1)
+        return 0;
+    if (check(d, a))
+        return -1;
+    int step = d->deterministic ? CUDA_FIXED_INPUTS : a->n, rc = 0;
+    for (int i = 0; !rc && i < a->n; i += step) {
+        struct linear_args part = *a;
+        part.n = a->n - i < step ? a->n - i : step;
+        part.in += (int64_t)i * a->jobs[0].w->cols;
+        for (int j = 0; j < a->n_jobs; j++)
+            part.jobs[j].out += (int64_t)i * a->jobs[j].w->rows;
+        rc = run(d, &part);
+    }
+    return rc;
 }
 
 /* The matrices of an expert are of one format, but nothing in a file says so. */

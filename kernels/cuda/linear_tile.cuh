@@ -415,6 +415,13 @@ static inline int tile_splits(const struct device *d, int n_tiles, int n_chunks,
     return splits > 1 && n_tiles <= CUDA_COUNTERS ? splits : 1;
 }
 
+/* The same whatever n is, for a deterministic device: as if CUDA_FIXED_INPUTS were one tile. What a
+ * launch then needs of `partial` is at most that of 128 inputs. */
+static inline int tile_splits_fixed(const struct device *d, int blocks, int n_chunks)
+{
+    return tile_splits(d, blocks, n_chunks, (size_t)16 * TILE_THREADS * 4 * sizeof(float));
+}
+
 /* Rows of inputs that a stage has room for. */
 static inline int tile_x_rows(int n, int nt)
 {
@@ -459,6 +466,8 @@ static void tile_launch(struct device *d, const struct linear_args *a, int64_t p
     auto kernel = tile_kernel<T, NT>;
     int shared = w.stages * w.stage_bytes, tiles = blocks * w.n_parts;
     int splits = tile_splits(d, tiles, w.n_chunks, (size_t)NT * TILE_THREADS * 4 * sizeof(float));
+    if (d->deterministic)
+        splits = tile_splits_fixed(d, blocks, w.n_chunks);
     if (cuda_check(d, cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                            shared),
                    "shared memory"))

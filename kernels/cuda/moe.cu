@@ -326,5 +326,5 @@ int cuda_moe(struct device *d, const struct moe_args *a)
                 d->stream, p.logits, p.ids, p.weights, a->n_experts, a->n_used, a->renorm);
     if (cuda_launched(d, "moe"))
         return -1;
-    return a->n <= PAIRWISE_MAX ? run_pairs(d, a, &p) : run_experts(d, a, &p);
+    return a->n <= PAIRWISE_MAX && !d->deterministic ? run_pairs(d, a, &p) : run_experts(d, a, &p);
 }

@@ -181,7 +181,8 @@ struct layout {
 static bool by_tiles(const struct device *d, const struct attention_seq *s, int n_heads)
 {
     int group = n_heads / d->kv.o.n_kv_heads;
-    return s->q_len > 1 && s->q_len * group >= ROWS_FEW && cuda_flash_fits(d, n_heads);
+    bool few = s->q_len == 1 || s->q_len * group < ROWS_FEW;
+    return (d->deterministic || !few) && cuda_flash_fits(d, n_heads);
 }
 
 static int tiles_of(const struct device *d, const struct attention_seq *s, int group)

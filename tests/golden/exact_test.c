@@ -137,6 +137,24 @@ TEST_SECONDS(exact_demo, 120)
     }
 }
 
+/* The plugin on a device opened deterministic: prompts in tiles, in rows and mixed. */
+TEST_SECONDS(exact_deterministic_plugin, 240)
+{
+    static const enum quant_type types[] = {QUANT_F16, QUANT_FP8, QUANT_F32};
+    for (size_t i = 0; i < sizeof types / sizeof *types; i++) {
+        char path[1200];
+        struct rig r;
+        snprintf(path, sizeof path, "%s/%s", test_path("tests/golden/models"), models[i]);
+        if (!rig_open(&r, path, (struct rig_options){.isa = rig_levels[RIG_CUDA],
+                                                     .kv_type = types[i],
+                                                     .deterministic = true}))
+            SKIP("no plugin is named, or it has no GPU");
+        check_chunks(&r);
+        check_mixed(&r);
+        rig_close(&r);
+    }
+}
+
 TEST_SECONDS(exact_quantised, 120)
 {
     static const char *const names[] = {"q8_0", "q4_0"};

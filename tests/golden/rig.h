@@ -15,6 +15,7 @@
 struct rig_options {
     const char *isa; /* NULL: the strongest of those with float32 inputs; "cuda": the plugin */
     bool large;      /* too large for a plugin that is emulated */
+    bool deterministic; /* of the plugin */
     int n_threads;   /* 0: 2 */
     enum quant_type kv_type;
     int block_size;   /* 0: 16 */
@@ -90,6 +91,7 @@ static bool rig_open(struct rig *r, const char *path, struct rig_options o)
                                       .n_logits_max = RIG_LOGITS, .n_blocks = r->n_blocks,
                                       .block_size = r->block_size, .kv_type = o.kv_type};
     device.gpu_memory_fraction = 0.1;
+    device.deterministic = o.deterministic;
     int rc = r->k->open(&device, &r->device, text, sizeof text);
     if (cuda && rc)
         return false;

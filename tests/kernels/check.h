@@ -44,6 +44,7 @@ enum { CHECK_ROUNDS_BF16 = 3 };
 /* The plugin's level: results depend on what is computed together, within these shares of the
  * products that are summed (kernels.h, "Exactness"). */
 enum { CHECK_CUDA = 4 };
+bool check_varies(int level); /* false for a deterministic device: bit by bit, as on the CPU */
 /* Kernels run on the host, thread by thread: cases are fewer. */
 bool check_emulated(int level);
 double check_cuda_linear(enum quant_type type, int n);    /* of linear */

@@ -200,9 +200,10 @@ static void one(struct setup *s)
     run(s, d, s->out, seqs, s->n_seqs);
     check_kernels(s->level)->close(d);
     compare(s);
-    if (s->level == CHECK_CUDA)
+    if (check_varies(s->level))
         return;
-    one_by_one(s, 1, s->block_size, "query by query");
+    if (!check_emulated(s->level))
+        one_by_one(s, 1, s->block_size, "query by query");
     one_by_one(s, 3, s->block_size == 8 ? 64 : 8, "other block size");
 }
 
@@ -303,7 +304,9 @@ void check_attention(void)
                 .kv_len = {37 + i * 7, 1, 130, 65},
                 .q_len = {i % 2 ? 37 : 1, 1, 70, 2},
             };
-            one(&s);
+            /* deterministic: sequences are stored and run twice more */
+            if (check_varies(level) || !check_emulated(level) || i % 3 == 0)
+                one(&s);
         }
     check_long();
     check_slices();

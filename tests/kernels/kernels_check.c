@@ -4,6 +4,8 @@
  *   check             all checks; the last line is `N passed, N failed, N skipped`
  *   check OP...       those of the named files (linear, attention, ...)
  *   check --plugin PATH [OP...]   the ops of the plugin at PATH instead; skipped without a GPU
+ *   check --plugin PATH --deterministic [OP...]   on a device opened so: a row is the same bit by
+ *                                 bit whatever is computed beside it
  *   check --bench     GB/s and GFLOP/s per op, format and level */
 #include "tests/kernels/check.h"
 
@@ -20,7 +22,7 @@ const char *const check_level_names[CHECK_LEVELS] = {"base", "avx2", "avx512", "
 
 static struct {
     char name[200];
-    bool open, failed, emulated;
+    bool open, failed, emulated, deterministic;
     int shown, n_passed, n_failed, n_skipped, n_buffers;
     struct {
         unsigned char *raw;
@@ -175,6 +177,11 @@ const struct kernels *check_kernels(int level)
     return level == CHECK_CUDA ? state.plugin : kernels_cpu();
 }
 
+bool check_varies(int level)
+{
+    return level == CHECK_CUDA && !state.deterministic;
+}
+
 bool check_emulated(int level)
 {
     return level == CHECK_CUDA && state.emulated;
@@ -184,6 +191,8 @@ double check_cuda_linear(enum quant_type type, int n)
 {
     bool tiled = type == QUANT_Q8_0 || type == QUANT_Q4_0 || type == QUANT_Q4_K ||
                  type == QUANT_Q5_K || type == QUANT_Q6_K || type >= QUANT_G4;
+    if (state.deterministic) /* few inputs are taken as many are */
+        n = 64;
     if (type == QUANT_F16)
         return n <= 16 ? 0x1p-20 : 0x1.1p-11;
     if (type == QUANT_BF16)
@@ -197,6 +206,8 @@ double check_cuda_attention(enum quant_type type, int n)
 {
     if (type == QUANT_F32)
         return 0;
+    if (state.deterministic)
+        n = 64;
     if (type == QUANT_Q8_0) /* int8 times its scale is rounded to F16 */
         return n == 1 ? 0x1.1p-11 : 0x1.1p-10;
     if (type == QUANT_F16 || type == QUANT_FP8)
@@ -207,7 +218,8 @@ double check_cuda_attention(enum quant_type type, int n)
 struct device *check_device_new(int level, int n_threads)
 {
     struct device_options options = {
-        .n_threads = n_threads, .cpu_isa = check_level_names[level], .gpu_memory_fraction = 0.05};
+        .n_threads = n_threads, .cpu_isa = check_level_names[level], .gpu_memory_fraction = 0.05,
+        .deterministic = state.deterministic};
     const struct kernels *k = check_kernels(level);
     if (!k || (level != CHECK_CUDA && state.plugin))
         return NULL;
@@ -352,6 +364,11 @@ int main(int argc, char **argv)
     }
     argc -= plugin ? 2 : 0;
     argv += plugin ? 2 : 0;
+    if (plugin && argc > 1 && !strcmp(argv[1], "--deterministic")) {
+        state.deterministic = true;
+        argc--;
+        argv++;
+    }
     if (argc > 1 && !strcmp(argv[1], "--bench")) {
         check_bench();
         return 0;
