@@ -15,7 +15,8 @@ enum {
     BLOCKS_PER_SM = 8,
     UNROLL = 4,
     TRIES = 7,
-    LAUNCHES = 8,           /* in a try */
+    LAUNCHES_MAX = 16,      /* in a try, of */
+    TRY_US = 10000,         /* microseconds, about */
     READ_PER_SM = 16 << 20, /* bytes: all together more than any L2 cache */
     EDGE_PER_SM = 64,       /* of the matrices: enough tiles for all cores */
     EDGE_MIN = 128,
@@ -75,14 +76,15 @@ static int launch(struct device *d, const struct work *w)
     return cuda_launched(d, "read_all");
 }
 
-/* Median seconds of a launch; 0: it failed. The first try warms up. */
+/* Median seconds of a launch; 0: it failed. The first try warms up, and shows how long one is. */
 static double timed(struct device *d, const struct work *w)
 {
     double took[TRIES + 1];
+    int launches = 1;
     for (int i = 0; i <= TRIES; i++) {
         struct timespec start, end;
         clock_gettime(CLOCK_MONOTONIC, &start);
-        for (int k = 0; k < LAUNCHES; k++)
+        for (int k = 0; k < launches; k++)
             if (launch(d, w))
                 return 0;
         if (cuda_check(d, cudaStreamSynchronize(d->stream), "the GPU failed"))
@@ -90,7 +92,11 @@ static double timed(struct device *d, const struct work *w)
         clock_gettime(CLOCK_MONOTONIC, &end);
         took[i] = ((double)(end.tv_sec - start.tv_sec) +
                    (double)(end.tv_nsec - start.tv_nsec) * 1e-9) /
-                  LAUNCHES;
+                  launches;
+        if (i == 0)
+            launches = took[0] * LAUNCHES_MAX * 1e6 < TRY_US ? LAUNCHES_MAX
+                       : took[0] * 1e6 < TRY_US              ? (int)(TRY_US / (took[0] * 1e6))
+                                                             : 1;
     }
     qsort(took + 1, TRIES, sizeof took[0], compare);
     return took[1 + TRIES / 2];
