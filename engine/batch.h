@@ -11,7 +11,7 @@
 
 struct batch {
     int n_tokens, n_tokens_max;
-    int32_t *tokens; /* [n_tokens] */
+    int32_t *tokens; /* [n_tokens]; ~i: the token of row i of the device's last draw */
     int32_t *pos;    /* [n_tokens] position in its sequence */
     int64_t *slots;  /* [n_tokens] KV slot */
     int n_seqs, n_seqs_max;

@@ -60,13 +60,14 @@ static struct draw_change *touch(struct draw_plan *p, const struct draw_row *row
 }
 
 /* As engine/sampler.c does it: the prompt's tokens count for the repetition penalty alone. */
-static void add_text(struct draw_plan *p, const struct draw_row *row, const struct sample_input *in,
-                     bool *full)
+static void add_text(struct draw_plan *p, struct draw_row *row, const struct sample_input *in,
+                     int pending, bool *full)
 {
     bool repetition = row->repetition != 1.0f;
     if (!repetition && row->presence == 0 && row->frequency == 0)
         return;
-    for (int i = repetition ? 0 : in->n_prompt; i < in->n; i++) {
+    row->pending = pending;
+    for (int i = repetition ? 0 : in->n_prompt; i < in->n - (pending >= 0); i++) {
         struct draw_change *c = touch(p, row, in->tokens[i], full);
         if (!c)
             continue;
@@ -76,7 +77,8 @@ static void add_text(struct draw_plan *p, const struct draw_row *row, const stru
 }
 
 /* False: no room; the changes begun are taken back. */
-static bool add_changes(struct draw_plan *p, struct draw_row *row, const struct sample_input *in)
+static bool add_changes(struct draw_plan *p, struct draw_row *row, const struct sample_input *in,
+                        int pending)
 {
     bool full = false;
     for (int i = 0; i < in->params->n_bias; i++) {
@@ -84,7 +86,7 @@ static bool add_changes(struct draw_plan *p, struct draw_row *row, const struct 
         if (c)
             c->bias += in->params->bias[i].bias;
     }
-    add_text(p, row, in, &full);
+    add_text(p, row, in, pending, &full);
     for (int i = 0; in->n - in->n_prompt < in->params->min_tokens && i < in->n_stop_ids; i++) {
         struct draw_change *c = touch(p, row, in->stop_ids[i], &full);
         if (c)
@@ -98,7 +100,7 @@ static bool add_changes(struct draw_plan *p, struct draw_row *row, const struct 
     return !full;
 }
 
-bool draw_plan_add(struct draw_plan *p, const struct sample_input *in)
+bool draw_plan_add(struct draw_plan *p, const struct sample_input *in, int pending)
 {
     const struct sample_params *from = in->params;
     struct draw_row row = {
@@ -113,9 +115,10 @@ bool draw_plan_add(struct draw_plan *p, const struct sample_input *in)
         .n_valid = in->n_tokens_valid < p->vocab ? in->n_tokens_valid : p->vocab,
         .n_top = from->logprobs > 0 ? from->logprobs : 0,
         .first_change = p->n_changes,
+        .pending = -1,
         .uniform = sample_uniform(in->seed, (uint64_t)in->n),
     };
-    if (row.n_valid < 1 || from->typical_p < 1.0f || !add_changes(p, &row, in)) {
+    if (row.n_valid < 1 || from->typical_p < 1.0f || !add_changes(p, &row, in, pending)) {
         draw_plan_skip(p);
         return false;
     }

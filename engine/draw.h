@@ -20,8 +20,9 @@ void draw_plan_clear(struct draw_plan *p);
 void draw_plan_skip(struct draw_plan *p);
 
 /* Add a row that the device draws as sampler_draw would (in's logits and pick are not looked at).
- * False: it asks for what the device has not (typical_p, more changes than there is room for), and
- * is added as one that the host wants. */
-bool draw_plan_add(struct draw_plan *p, const struct sample_input *in);
+ * pending: -1, or a row of the batch: in->tokens[in->n - 1] is not known yet, it is the token of
+ * that row. False: it asks for what the device has not (typical_p, more changes than there is room
+ * for), and is added as one that the host wants. */
+bool draw_plan_add(struct draw_plan *p, const struct sample_input *in, int pending);
 
 #endif

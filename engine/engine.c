@@ -45,6 +45,16 @@ static int op_logits(void *user, const struct batch *b, int first, int n, float 
                           err);
 }
 
+static int op_send(void *user, int n, struct err *err)
+{
+    return forward_send(((struct engine *)user)->parts.forward, n, err);
+}
+
+static int op_collect(void *user, const struct draw_result **results, struct err *err)
+{
+    return forward_collect(((struct engine *)user)->parts.forward, results, err);
+}
+
 static const char *op_piece(void *user, int32_t token, bool with_special, size_t *size)
 {
     return tokenizer_piece(((struct engine *)user)->parts.tokenizer, token, with_special, size);
@@ -105,7 +115,7 @@ static int random_bytes(void *out, size_t n, struct err *err)
 static int open_step(struct engine *e, const struct engine_options *o, struct err *err)
 {
     const struct engine_parts *p = &e->parts;
-    const struct step_ops ops = {op_run, op_logits, op_piece, op_now, e};
+    const struct step_ops ops = {op_run, op_logits, op_send, op_collect, op_piece, op_now, e};
     struct step_options so = {
         .sched = {.max_seqs = o->max_seqs,
                   .max_batch_tokens = o->max_batch_tokens,
@@ -117,6 +127,7 @@ static int open_step(struct engine *e, const struct engine_options *o, struct er
         .n_logits_max = p->forward_options.n_logits_max,
         .vocab = p->model->vocab,
         .device_draws = forward_draws(p->forward),
+        .ahead = forward_draws(p->forward),
         .n_tokens_valid = tokenizer_n_tokens(p->tokenizer),
         .piece_max = tokenizer_piece_max(p->tokenizer),
         .pause_ms_max = o->pause_ms_max,

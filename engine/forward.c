@@ -497,7 +497,8 @@ int forward_run(struct forward *f, const struct batch *b, struct err *err)
                                              .seqs = b->seqs, .n = b->n_tokens,
                                              .n_seqs = b->n_seqs,
                                              .draw = f->has_drawn ? &draw : NULL,
-                                             .rows = f->has_drawn ? b->rows : NULL});
+                                             .rows = f->has_drawn ? b->rows : NULL,
+                                             .drawn = f->drawn});
     if (!rc) {
         rc = run_layers(f, b);
         if (!rc && f->has_drawn)
@@ -506,6 +507,21 @@ int forward_run(struct forward *f, const struct batch *b, struct err *err)
             rc = -1;
     }
     return rc < 0 ? device_failed(f, "forward pass", err) : 0;
+}
+
+int forward_send(struct forward *f, int n, struct err *err)
+{
+    CHECK(f->has_drawn && n <= f->options.n_logits_max);
+    if (f->k->download(f->device, f->results, f->drawn, (size_t)n * sizeof *f->results) ||
+        f->k->mark(f->device))
+        return device_failed(f, "drawn tokens", err);
+    return 0;
+}
+
+int forward_collect(struct forward *f, const struct draw_result **results, struct err *err)
+{
+    *results = f->results;
+    return f->k->wait(f->device) ? device_failed(f, "drawn tokens", err) : 0;
 }
 
 /* The logits of rows first .. first + n that the host asks for. */

@@ -38,6 +38,12 @@ bool forward_draws(const struct forward *f);
  * forward_logits can ask for all rows, their tokens are drawn too. ERR_DEVICE latches. */
 int forward_run(struct forward *f, const struct batch *b, struct err *err);
 
+/* The next pass may be run before the results of the last one, which drew n rows of a batch with
+ * draws, have been looked at: send them on their way, and later wait for them. They are valid until
+ * the next call of send or of forward_logits. */
+int forward_send(struct forward *f, int n, struct err *err);
+int forward_collect(struct forward *f, const struct draw_result **results, struct err *err);
+
 /* Logits [n][vocab] of batch rows b->rows[first .. first + n), n <= n_logits_max, and what was
  * drawn of them; without b->draws only the picks. On return both are in host memory, valid until
  * the next call on f; logits may be written to. Rows that the device drew, and all with

@@ -167,7 +167,8 @@ static int64_t room(const struct sched *s, const struct seq *seq)
 
 static int remaining(const struct seq *seq)
 {
-    return seq->n_tokens - seq->n_computed;
+    int last = seq->n_tokens + seq->n_pending == seq->n_tokens_max;
+    return seq->n_tokens - seq->n_computed + (last ? 0 : seq->n_pending);
 }
 
 static int smaller(int64_t x, int64_t y)
@@ -198,7 +199,8 @@ static void plan_running(struct sched *s, bool decodes)
 {
     /* `next` is read after run_on, which may remove any but seq itself from the list */
     for (struct seq *seq = s->running.first; seq && budget(s) > 0; seq = seq->next)
-        if (!seq->paused && (remaining(seq) == 1) == decodes && seq->item < 0)
+        if (!seq->paused && remaining(seq) > 0 && (remaining(seq) == 1) == decodes &&
+            seq->item < 0 && seq->n_chunk_max > 0)
             run_on(s, seq, smaller(smaller(remaining(seq), budget(s)), seq->n_chunk_max));
 }
 
@@ -317,9 +319,27 @@ int sched_plan(struct sched *s, uint64_t now_ns)
     return s->n_planned;
 }
 
-void sched_took(struct sched *s, uint64_t ns)
+void sched_took(struct sched *s, int n_decodes, int n_prompt, uint64_t ns)
 {
-    pace_took(&s->pace, s->n_decodes, s->n_prompt, ns);
+    pace_took(&s->pace, n_decodes, n_prompt, ns);
+}
+
+void sched_seal(struct sched *s, struct seq *seq)
+{
+    if (s->options.prefix_cache)
+        kv_seal(s->kv, &seq->table, seq->tokens, seq->n_computed);
+    if (seq->n_followers && seq->n_computed >= seq->n_prompt)
+        free_followers(s, seq);
+}
+
+void sched_advance(struct sched *s)
+{
+    for (int i = 0; i < s->n_items; i++) {
+        struct seq *seq = s->items[i].seq;
+        seq->n_computed += s->items[i].n;
+        if (!seq->n_pending)
+            sched_seal(s, seq);
+    }
 }
 
 void sched_commit(struct sched *s)
@@ -327,10 +347,7 @@ void sched_commit(struct sched *s)
     for (int i = 0; i < s->n_items; i++) {
         struct seq *seq = s->items[i].seq;
         seq->n_computed += s->items[i].n;
-        if (s->options.prefix_cache)
-            kv_seal(s->kv, &seq->table, seq->tokens, seq->n_computed);
-        if (seq->n_followers && seq->n_computed >= seq->n_prompt)
-            free_followers(s, seq);
+        sched_seal(s, seq);
     }
 }
 
@@ -362,7 +379,7 @@ static int check_list(const struct sched_list *list, bool running, struct err *e
             return err_set(err, ERR_INTERNAL, "sequence %llu has state %d", id, seq->state);
         if (!running && (seq->table.n || seq->n_computed || seq->item >= 0))
             return err_set(err, ERR_INTERNAL, "waiting sequence %llu has blocks", id);
-        if (running && (seq->n_computed >= seq->n_tokens || seq->leader))
+        if (running && (seq->n_computed >= seq->n_tokens + seq->n_pending || seq->leader))
             return err_set(err, ERR_INTERNAL, "running sequence %llu has %d of %d tokens computed",
                            id, seq->n_computed, seq->n_tokens);
     }

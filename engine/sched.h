@@ -54,17 +54,25 @@ int sched_tokens_max(int max_model_len, int n_blocks, int block_size, int window
  * the cache, if it is still under way. */
 void sched_add(struct sched *s, struct seq *seq);
 
-/* Plan one step into s->items: who decodes, then prompt chunks, then new ones, within
- * max_batch_tokens and, where someone decodes, what pace allows of prompts. Whoever runs first in
- * rank gets blocks from whoever ranks last; then nothing is admitted. Paused sequences are left
- * out. Returns n_planned; 0: nothing can run now. */
+/* Plan one step into s->items. A sequence with a pending token runs on with that one, unless it is
+ * the last it may have. Who decodes, then prompt chunks, then new ones, within max_batch_tokens
+ * and, where someone decodes, what pace allows of prompts. Whoever runs first in rank gets blocks
+ * from whoever ranks last; then nothing is admitted. Paused sequences are left out. Returns
+ * n_planned; 0: nothing can run now. */
 int sched_plan(struct sched *s, uint64_t now_ns);
 
 /* The planned tokens have been computed: move the counts on and seal full blocks. */
 void sched_commit(struct sched *s);
 
-/* The step that was planned last took so long: what pace learns from. */
-void sched_took(struct sched *s, uint64_t ns);
+/* A step that was planned with these n_decodes and n_prompt took so long: what pace learns from. */
+void sched_took(struct sched *s, int n_decodes, int n_prompt, uint64_t ns);
+
+/* The planned tokens are being computed: move the counts on; of sequences that have no token
+ * pending, seal full blocks. */
+void sched_advance(struct sched *s);
+/* What a running sequence has computed is good: seal its full blocks, let those who wait for its
+ * prompt go on. All tokens counted as computed are known. */
+void sched_seal(struct sched *s, struct seq *seq);
 
 /* The sequence is over: out of its queue, its blocks given back (findable: their contents may be
  * shared by later ones), its followers freed. */

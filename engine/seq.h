@@ -41,6 +41,8 @@ struct seq {
     int n_chunk_max;    /* tokens per step at most: room for prompt events */
 
     /* the step's */
+    int n_pending;   /* 1: a token was drawn that the host does not know yet, else 0 */
+    int pending_row; /* its row in the last draw */
     bool paused; /* the reader is behind: no room for an event (R3) */
     uint64_t submit_ns, admit_ns, first_token_ns, pause_ns;
 };

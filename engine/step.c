@@ -10,6 +10,16 @@
  *            by the sampler here), appended, turned into text
  *   flush    events become visible, at most one wake; statistics are published
  *
+ * Ahead, on a device that runs while the host goes on: a step whose rows the device all draws is in
+ * flight when `run` has enqueued it, and the next one is planned and enqueued before its tokens are
+ * delivered, each of its sequences running on with a token that only the device knows (n_pending):
+ *
+ *   plan t+1, run t+1 (enqueue) -> wait for t, deliver t -> t+1 is in flight -> plan t+2 ...
+ *
+ * What ends by t's token has a row too many in t+1: it is computed into a block that t+1 still
+ * owned in the order of the device's work, and nobody reads it. A step with rows for the host is
+ * delivered at once, as are all without `ahead`.
+ *
  * A device error latches (R6): everything live fails with ERR_DEAD, and so does what is taken from
  * then on. A sequence whose own numbers are bad fails alone, and its blocks are forgotten. */
 #include "engine/step.h"
@@ -28,8 +38,9 @@ int step_init(struct step *s, const struct step_options *o, const struct step_op
     size_t text_max = 3 * (o->piece_max + STREAM_STOP_BYTES_MAX + 8) + 1;
     *s = (struct step){.options = *o, .ops = *ops, .mailbox = mailbox};
     s->rows = calloc((size_t)o->sched.max_batch_tokens, sizeof *s->rows);
+    s->flight = calloc((size_t)o->sched.max_batch_tokens, sizeof *s->flight);
     s->text = malloc(text_max);
-    if (!s->rows || !s->text || kv_init(&s->kv, o->n_blocks, o->block_size, o->key) ||
+    if (!s->rows || !s->flight || !s->text || kv_init(&s->kv, o->n_blocks, o->block_size, o->key) ||
         sched_init(&s->sched, &s->kv, &o->sched) || sampler_open(o->vocab, &s->sampler) ||
         batch_init(&s->batch, o->sched.max_batch_tokens, o->sched.max_seqs) ||
         (o->device_draws && draw_plan_init(&s->draws, o->vocab, o->sched.max_batch_tokens))) {
@@ -52,6 +63,7 @@ void step_free(struct step *s)
     sched_free(&s->sched);
     kv_free(&s->kv);
     free(s->rows);
+    free(s->flight);
     free(s->text);
     *s = (struct step){0};
 }
@@ -88,11 +100,20 @@ static struct event terminal_event(const struct step *s, const struct seq *seq,
                           .stop_token = -1, .usage = usage_of(seq, now_ns(s))};
 }
 
+static void forget_rows(struct step_row *rows, int n, const struct seq *seq)
+{
+    for (int i = 0; i < n; i++)
+        if (rows[i].seq == seq)
+            rows[i].seq = NULL;
+}
+
 /* From here on the sequence may be freed by the loop as soon as the flush is done. */
 static void end(struct step *s, struct seq *seq, const struct event *event, bool findable)
 {
     struct channel *channel = seq->channel;
     sched_finish(&s->sched, seq, findable);
+    forget_rows(s->rows, s->batch.n_rows, seq);
+    forget_rows(s->flight, s->n_flight, seq);
     s->stats.requests_finished += event->finish == FINISH_STOP || event->finish == FINISH_LENGTH;
     s->stats.requests_cancelled += event->finish == FINISH_CANCELLED;
     s->stats.requests_failed += event->kind == EVENT_FAILED;
@@ -136,6 +157,8 @@ static void die(struct step *s, const struct err *err)
     s->stats.dead = true;
     snprintf(s->stats.dead_text, sizeof s->stats.dead_text, "%s", s->death.text);
     mailbox_die(s->mailbox);
+    s->in_flight = false;
+    s->n_flight = 0;
     fail_all(s);
 }
 
@@ -154,14 +177,15 @@ static void take(struct step *s)
 }
 
 /* Room for the events of this step; none: paused. Prompt events are as many as the chunk is long,
- * and one more for the first token, which has no logits of its own. */
+ * and one more for the first token, which has no logits of its own. A pending token has its room,
+ * and the one after it waits when that is the last. */
 static void look_for_room(struct seq *seq, uint64_t now)
 {
     int room = mailbox_room(seq->channel);
     bool was_paused = seq->paused;
     bool prompt_events = seq->request.prompt_logprobs >= 0 && seq->n_prompt_sent < seq->n_prompt;
     seq->paused = room < (prompt_events ? 2 : 1);
-    seq->n_chunk_max = prompt_events ? room - 1 : INT_MAX;
+    seq->n_chunk_max = prompt_events ? room - 1 : room > seq->n_pending ? INT_MAX : 0;
     if (seq->paused && !was_paused)
         seq->pause_ns = now;
 }
@@ -195,7 +219,7 @@ static bool reap(struct step *s, struct sched_list *list, uint64_t now, int *n_p
 /* Row `pos` of an item is wanted when it gives the next token, or a prompt token's logprob. */
 static bool wants_logits(const struct seq *seq, int pos)
 {
-    if (pos == seq->n_tokens - 1)
+    if (pos == seq->n_tokens + seq->n_pending - 1)
         return true;
     return seq->request.prompt_logprobs >= 0 && pos + 1 < seq->n_prompt &&
            pos + 1 >= seq->n_prompt_sent;
@@ -206,24 +230,27 @@ static struct sample_input sample_input(const struct step *s, const struct seq *
     return (struct sample_input){.params = &seq->request.params,
                                  .seed = seq->seed,
                                  .tokens = seq->tokens,
-                                 .n = seq->n_tokens,
+                                 .n = seq->n_tokens + seq->n_pending,
                                  .n_prompt = seq->n_prompt,
                                  .n_tokens_valid = s->options.n_tokens_valid,
                                  .stop_ids = seq->stop_ids,
                                  .n_stop_ids = seq->n_stop_ids};
 }
 
-/* Rows of prompt tokens, and of sequences that draw none, are read by the host. */
+/* Rows of prompt tokens, and of sequences that draw none, are read by the host; and those behind a
+ * pending token where rows are drawn in slices, when the device has left the step. */
 static void plan_draws(struct step *s)
 {
+    bool sliced = s->batch.n_rows > s->options.n_logits_max;
     draw_plan_clear(&s->draws);
     for (int i = 0; i < s->batch.n_rows; i++) {
         const struct seq *seq = s->rows[i].seq;
         const struct sample_input in = sample_input(s, seq);
-        if (s->rows[i].pos + 1 < seq->n_prompt || seq->n_tokens == seq->n_tokens_max)
+        if (s->rows[i].pos + 1 < seq->n_prompt || seq->n_tokens == seq->n_tokens_max ||
+            (sliced && seq->n_pending))
             draw_plan_skip(&s->draws);
         else
-            draw_plan_add(&s->draws, &in);
+            draw_plan_add(&s->draws, &in, seq->n_pending ? s->batch.rows[i] : -1);
     }
     s->batch.draws = s->draws.rows;
     s->batch.changes = s->draws.changes;
@@ -236,8 +263,9 @@ static void fill(struct step *s)
     for (int i = 0; i < s->sched.n_items; i++) {
         struct seq *seq = s->sched.items[i].seq;
         int n = s->sched.items[i].n, first = seq->n_computed;
-        int row = batch_add(b, seq->tokens + first, n, first, seq->table.blocks,
-                            s->options.block_size);
+        const int32_t pending = ~seq->pending_row; /* batch.h */
+        int row = batch_add(b, seq->n_pending ? &pending : seq->tokens + first, n, first,
+                            seq->table.blocks, s->options.block_size);
         for (int j = 0; j < n; j++) {
             if (!wants_logits(seq, first + j))
                 continue;
@@ -338,28 +366,30 @@ static void deliver_token(struct step *s, struct seq *seq, float *logits,
         done(s, seq, stop);
 }
 
-static void deliver_row(struct step *s, int i, float *logits, const struct draw_result *result)
+static void deliver_row(struct step *s, const struct step_row *row, float *logits,
+                        const struct draw_result *result, bool on_device)
 {
-    struct seq *seq = s->rows[i].seq;
-    int pos = s->rows[i].pos;
-    if (seq->state == SEQ_FINISHED) /* failed by an earlier row of this step */
+    struct seq *seq = row->seq;
+    if (!seq) /* ended by an earlier row or, in flight, by an earlier step */
         return;
     if (result->pick.bad)
         fail(s, seq, ERR_INTERNAL, "the model computed numbers that are not finite");
-    else if (pos + 1 < seq->n_prompt)
-        deliver_prompt(s, seq, pos, logits, &result->pick);
+    else if (row->pos + 1 < seq->n_prompt)
+        deliver_prompt(s, seq, row->pos, logits, &result->pick);
     else
-        deliver_token(s, seq, logits, result, s->batch.draws && s->batch.draws[i].wanted);
+        deliver_token(s, seq, logits, result, on_device);
 }
 
 /* Are these rows' picks all that is needed: is each the next token of a greedy sequence? */
 static bool picks_suffice(const struct step *s, int first, int n)
 {
-    if (s->options.n_tokens_valid < s->options.vocab)
+    if (s->batch.draws || s->options.n_tokens_valid < s->options.vocab)
         return false; /* a pick may be no token, and the next best is wanted */
-    for (int i = first; i < first + n; i++)
-        if (s->rows[i].pos + 1 < s->rows[i].seq->n_prompt || !seq_is_plain_greedy(s->rows[i].seq))
+    for (int i = first; i < first + n; i++) {
+        const struct seq *seq = s->rows[i].seq;
+        if (seq && (s->rows[i].pos + 1 < seq->n_prompt || !seq_is_plain_greedy(seq)))
             return false;
+    }
     return true;
 }
 
@@ -377,7 +407,8 @@ static int deliver(struct step *s, struct err *err)
         if (rc)
             return rc;
         for (int i = 0; i < n; i++)
-            deliver_row(s, first + i, logits + (size_t)i * (size_t)s->options.vocab, &results[i]);
+            deliver_row(s, &s->rows[first + i], logits + (size_t)i * (size_t)s->options.vocab,
+                        &results[i], s->batch.draws && s->batch.draws[first + i].wanted);
     }
     return 0;
 }
@@ -402,19 +433,92 @@ static void publish(struct step *s, int n_paused)
     mailbox_publish(s->mailbox, stats);
 }
 
+/* ---- ahead */
+
+/* Can the step that was filled be in flight: are its tokens all the device's own business? */
+static bool can_fly(const struct step *s)
+{
+    if (!s->options.ahead || !s->batch.n_rows || s->batch.n_rows > s->options.n_logits_max)
+        return false;
+    for (int i = 0; i < s->batch.n_rows; i++)
+        if (!s->batch.draws[i].wanted)
+            return false;
+    return true;
+}
+
+/* The step that was enqueued is in flight. Blocks of sequences with rows are sealed when these have
+ * been found good. */
+static int take_off(struct step *s, struct err *err)
+{
+    struct step_row *rows = s->rows;
+    put_first_prompt_events(s);
+    for (int i = 0; i < s->batch.n_rows; i++)
+        if (rows[i].seq) {
+            rows[i].seq->n_pending = 1;
+            rows[i].seq->pending_row = i;
+        }
+    sched_advance(&s->sched);
+    s->rows = s->flight;
+    s->flight = rows;
+    s->n_flight = s->batch.n_rows;
+    s->batch.n_rows = 0;
+    s->in_flight = true;
+    return s->ops.send(s->ops.user, s->n_flight, err);
+}
+
+/* Wait for the step in flight and deliver its tokens. */
+static int land(struct step *s, struct err *err)
+{
+    const struct draw_result *results;
+    int rc = s->ops.collect(s->ops.user, &results, err);
+    if (rc)
+        return rc;
+    sched_took(&s->sched, s->flight_decodes, s->flight_prompt, now_ns(s) - s->flight_ns);
+    for (int i = 0; i < s->n_flight; i++) {
+        struct seq *seq = s->flight[i].seq;
+        if (!seq)
+            continue;
+        seq->n_pending = 0;
+        if (!results[i].pick.bad && seq->state == SEQ_RUNNING)
+            sched_seal(&s->sched, seq);
+        deliver_row(s, &s->flight[i], NULL, &results[i], true);
+    }
+    s->in_flight = false;
+    s->n_flight = 0;
+    return 0;
+}
+
 static void run(struct step *s, uint64_t start)
 {
     struct err err = {0};
     count(s);
     fill(s);
+    bool flies = can_fly(s);
+    int n_decodes = s->sched.n_decodes, n_prompt = s->sched.n_prompt;
     int rc = s->ops.run(s->ops.user, &s->batch, &err);
-    if (!rc) {
+    if (!rc && s->in_flight) {
+        rc = land(s, &err);
+        start = now_ns(s);
+    }
+    if (!rc && flies) {
+        s->flight_ns = start;
+        s->flight_decodes = n_decodes;
+        s->flight_prompt = n_prompt;
+        rc = take_off(s, &err);
+    } else if (!rc) {
         sched_commit(&s->sched);
         rc = deliver(s, &err);
+        sched_took(&s->sched, n_decodes, n_prompt, now_ns(s) - start);
     }
     if (rc)
         die(s, &err);
-    sched_took(&s->sched, now_ns(s) - start);
+}
+
+static void land_now(struct step *s)
+{
+    struct err err = {0};
+    if (land(s, &err))
+        die(s, &err);
 }
 
 bool step_once(struct step *s, int *sleep_ms)
@@ -427,6 +531,9 @@ bool step_once(struct step *s, int *sleep_ms)
     if (sched_plan(&s->sched, now)) {
         publish(s, n_paused); /* busy is seen while a long step runs */
         run(s, now);
+        worked = true;
+    } else if (s->in_flight) {
+        land_now(s);
         worked = true;
     }
     mailbox_flush(s->mailbox);

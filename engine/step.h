@@ -15,6 +15,9 @@ struct step_ops {
     int (*run)(void *user, const struct batch *b, struct err *err); /* as forward_run */
     int (*logits)(void *user, const struct batch *b, int first, int n, float **logits,
                   const struct draw_result **results, struct err *err); /* as forward_logits */
+    /* as forward_send and forward_collect; not called without options.ahead */
+    int (*send)(void *user, int n, struct err *err);
+    int (*collect)(void *user, const struct draw_result **results, struct err *err);
     const char *(*piece)(void *user, int32_t token, bool with_special, size_t *size);
     uint64_t (*now_ns)(void *user); /* monotonic */
     void *user;
@@ -26,6 +29,7 @@ struct step_options {
     int n_logits_max;   /* rows per call of ops.logits */
     int vocab;
     bool device_draws;  /* the batch may have draws */
+    bool ahead;         /* with device_draws: a step is enqueued before the last one's end */
     int n_tokens_valid; /* ids >= this are never drawn */
     size_t piece_max;   /* longest piece in bytes */
     int pause_ms_max;
@@ -47,6 +51,10 @@ struct step {
     struct sampler *sampler;
     struct step_row *rows; /* [max_batch_tokens], parallel to batch.rows */
     struct draw_plan draws; /* of these rows, if the device draws */
+    struct step_row *flight; /* [max_batch_tokens] rows of the step in flight; seq NULL: ended */
+    int n_flight, flight_decodes, flight_prompt; /* as planned */
+    uint64_t flight_ns; /* when the device came to it */
+    bool in_flight;
     char *text;            /* [text_max] of the event being made */
     struct engine_stats stats;
     struct err death; /* code 0: alive */

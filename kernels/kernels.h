@@ -214,6 +214,9 @@ struct draw_row {
     int32_t n_valid; /* 1..vocab */
     int32_t n_top;   /* 0..DRAW_TOP_MAX: how many of the best raw logits to tell */
     int32_t first_change, n_changes; /* of draw_args.changes */
+    /* -1, or in a step's draw a row of step_args.tokens: that token, which the host may not know,
+     * is one more of the output, and adds to its change or makes one */
+    int32_t pending;
     const uint32_t *allowed; /* [(n_valid + 31) / 32] host, bit id % 32 of word id / 32; or NULL */
     double uniform;          /* [0, 1) */
 };
@@ -240,13 +243,14 @@ struct draw_args {
 /* One forward pass over a batch: what is the same for all its ops. Until step_end the arrays below
  * stay as they are, and ops that are given these very pointers may use what step_begin copied. */
 struct step_args {
-    const int32_t *tokens, *pos;      /* [n], host */
+    const int32_t *tokens, *pos;      /* [n], host; token ~i: that of drawn[i] */
     const int64_t *slots;             /* [n], host */
     const float *q_scale;             /* [n], host, or NULL */
     const struct attention_seq *seqs; /* [n_seqs], host */
     int n, n_seqs;
     const struct draw_args *draw; /* of the rows below, gathered; NULL: the pass ends before */
     const int32_t *rows;          /* [draw->n], host, or NULL */
+    const struct draw_result *drawn; /* the last draw's result (no token: 0 is taken), or NULL */
 };
 
 /* What a device reaches at best, measured: by all its cores at once. */
@@ -272,6 +276,8 @@ struct kernels {
     int (*upload)(struct device *device, void *to, const void *from_host, size_t bytes);
     int (*download)(struct device *device, void *to_host, const void *from, size_t bytes);
     int (*sync)(struct device *device); /* wait for all ops; CPU: nothing to do */
+    int (*mark)(struct device *device); /* note how far ops were given; there is one mark */
+    int (*wait)(struct device *device); /* for all that came before the mark */
     /* host memory that downloads reach fastest; zeroed; NULL: none */
     void *(*host_alloc)(struct device *device, size_t bytes);
     void (*host_free)(struct device *device, void *memory); /* NULL allowed */

@@ -130,6 +130,16 @@ static int device_sync(struct device *d)
     return cuda_check(d, cudaStreamSynchronize(d->stream), "the GPU failed");
 }
 
+static int device_mark(struct device *d)
+{
+    return cuda_failed(d) ? -1 : cuda_check(d, cudaEventRecord(d->mark, d->stream), "an event");
+}
+
+static int device_wait(struct device *d)
+{
+    return cuda_failed(d) ? -1 : cuda_check(d, cudaEventSynchronize(d->mark), "the GPU failed");
+}
+
 static void *device_host_alloc(struct device *d, size_t bytes)
 {
     void *memory = NULL;
@@ -251,6 +261,8 @@ static void device_close(struct device *d)
         cudaFreeHost(d->routes);
     if (d->arena)
         cudaFree(d->arena);
+    if (d->mark)
+        cudaEventDestroy(d->mark);
     if (d->stream)
         cudaStreamDestroy(d->stream);
     while (d->spans) {
@@ -335,6 +347,7 @@ static int device_open(const struct device_options *options, struct device **out
     d->deterministic = options->deterministic;
     if (find_gpu(d) ||
         cuda_check(d, cudaStreamCreateWithFlags(&d->stream, cudaStreamNonBlocking), "a stream") ||
+        cuda_check(d, cudaEventCreateWithFlags(&d->mark, cudaEventDisableTiming), "an event") ||
         reserve_memory(d, fraction) || cuda_step_open(d) || cuda_blas_open(d)) {
         complain(error, error_bytes, d->error);
         device_close(d);
@@ -356,6 +369,8 @@ static const struct kernels table = {
     .upload = cuda_upload,
     .download = device_download,
     .sync = device_sync,
+    .mark = device_mark,
+    .wait = device_wait,
     .host_alloc = device_host_alloc,
     .host_free = device_host_free,
     .matrix_load = cuda_matrix_load,

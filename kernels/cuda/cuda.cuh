@@ -101,7 +101,8 @@ struct cuda_graph {
 /* A row of a draw on the device. */
 struct cuda_draw {
     struct draw_row row;
-    struct draw_change *changes; /* device; NULL: none */
+    struct draw_change *changes; /* device; room for one more than the row has */
+    const int32_t *pending;      /* device, or NULL: a token that is one more of the output */
     const uint32_t *allowed;     /* device, or NULL */
     float scale;                 /* 1 / temperature */
     double margin;               /* min_p's: temperature * log(min_p) */
@@ -115,6 +116,7 @@ struct device {
     bool tensor;          /* mma.m16n8k16 with bfloat16, cp.async: 8.0 and later */
     size_t shared_max;
     cudaStream_t stream;
+    cudaEvent_t mark;
 
     char *arena;
     size_t arena_bytes;
@@ -241,11 +243,13 @@ void cuda_flash_rows(struct device *d, const struct attention_params *p, int n_r
 
 /* ---- a draw's arguments (draw.cu) */
 
-int cuda_draw_check(struct device *d, const struct draw_args *a);
+/* n_tokens: of the step that the draw is part of, 0: of none */
+int cuda_draw_check(struct device *d, const struct draw_args *a, int n_tokens);
 size_t cuda_draw_extra(const struct draw_args *a); /* bytes of changes and masks */
-/* Fill rows[a->n] and extra, host memory whose copies will lie at extra_device. */
-void cuda_draw_fill(const struct draw_args *a, struct cuda_draw *rows, char *extra,
-                    char *extra_device);
+/* Fill rows[a->n] and extra, host memory whose copies will lie at extra_device. tokens: the step's
+ * on the device, or NULL. */
+void cuda_draw_fill(const struct draw_args *a, const int32_t *tokens, struct cuda_draw *rows,
+                    char *extra, char *extra_device);
 
 /* ---- the ops */
 

@@ -382,11 +382,37 @@ static __device__ __forceinline__ float bounded(float x)
     return x > FINITE_MAX ? FINITE_MAX : x;
 }
 
+/* Count the pending token among the changes; returns how many these are then. */
+static __device__ int add_pending(struct work *w, const struct cuda_draw *d)
+{
+    int n = d->row.n_changes;
+    if (!d->pending || *d->pending >= d->row.n_valid)
+        return n;
+    if (threadIdx.x == 0)
+        w->n_few = 0;
+    __syncthreads();
+    for (int i = (int)threadIdx.x; i < n; i += THREADS)
+        if (d->changes[i].token == *d->pending) {
+            d->changes[i].count++;
+            d->changes[i].in_text = true;
+            w->n_few = 1;
+        }
+    __syncthreads();
+    if (w->n_few)
+        return n;
+    if (threadIdx.x == 0) {
+        struct draw_change c = {*d->pending, 0, 1, true, false};
+        d->changes[n] = c;
+    }
+    __syncthreads();
+    return n + 1;
+}
+
 /* Apply changes and mask to the row; a change's bias becomes the logit it found. */
-static __device__ void change(float *x, const struct cuda_draw *d)
+static __device__ void change(float *x, const struct cuda_draw *d, int n_changes)
 {
     const struct draw_row *row = &d->row;
-    for (int i = (int)threadIdx.x; i < row->n_changes; i += THREADS) {
+    for (int i = (int)threadIdx.x; i < n_changes; i += THREADS) {
         struct draw_change *c = &d->changes[i];
         float raw = x[c->token], y = bounded(__fadd_rn(raw, c->bias));
         if (c->in_text)
@@ -477,12 +503,12 @@ static __device__ int choose(struct work *w, const float *x, const struct cuda_d
 
 /* The token's logit before changes. */
 static __device__ float raw_logit(struct work *w, const float *x, const struct cuda_draw *d,
-                                  int token)
+                                  int n_changes, int token)
 {
     if (threadIdx.x == 0)
         w->raw = x[token];
     __syncthreads();
-    for (int i = (int)threadIdx.x; i < d->row.n_changes; i += THREADS)
+    for (int i = (int)threadIdx.x; i < n_changes; i += THREADS)
         if (d->changes[i].token == token)
             w->raw = d->changes[i].bias;
     __syncthreads();
@@ -507,10 +533,11 @@ draw(float *logits, struct draw_result *results, const struct cuda_draw *draws, 
     if (d->row.wanted && !pick.bad) {
         if (d->row.n_top > 0)
             tell_top(w, x, &d->row, result);
-        change(x, d);
+        int n_changes = add_pending(w, d);
+        change(x, d, n_changes);
         token = choose(w, x, d);
         if (token >= 0)
-            logit = raw_logit(w, x, d, token);
+            logit = raw_logit(w, x, d, n_changes, token);
     }
     if (threadIdx.x == 0) {
         result->pick = pick;
@@ -531,17 +558,21 @@ static size_t mask_bytes(const struct draw_row *row)
     return row->wanted && row->allowed ? ((size_t)row->n_valid + 31) / 32 * sizeof(uint32_t) : 0;
 }
 
+static size_t changes_bytes(const struct draw_row *row)
+{
+    return aligned(((size_t)row->n_changes + (row->pending >= 0)) * sizeof(struct draw_change));
+}
+
 size_t cuda_draw_extra(const struct draw_args *a)
 {
     size_t bytes = 0;
     for (int i = 0; i < a->n; i++)
         if (a->rows[i].wanted)
-            bytes += aligned((size_t)a->rows[i].n_changes * sizeof *a->changes) +
-                     aligned(mask_bytes(&a->rows[i]));
+            bytes += changes_bytes(&a->rows[i]) + aligned(mask_bytes(&a->rows[i]));
     return bytes;
 }
 
-int cuda_draw_check(struct device *d, const struct draw_args *a)
+int cuda_draw_check(struct device *d, const struct draw_args *a, int n_tokens)
 {
     int64_t n_changes = 0;
     if (a->vocab < 1 || a->vocab > DRAW_VOCAB_MAX)
@@ -552,7 +583,8 @@ int cuda_draw_check(struct device *d, const struct draw_args *a)
             continue;
         n_changes += row->n_changes;
         if (row->n_valid < 1 || row->n_valid > a->vocab || row->n_top < 0 ||
-            row->n_top > DRAW_TOP_MAX || row->n_changes < 0 || n_changes > DRAW_CHANGES_MAX)
+            row->n_top > DRAW_TOP_MAX || row->n_changes < 0 || n_changes > DRAW_CHANGES_MAX ||
+            row->pending >= n_tokens)
             return cuda_fail(d, "draw: row %d is out of range", i);
         for (int j = 0; j < row->n_changes; j++) {
             int32_t token = a->changes[row->first_change + j].token;
@@ -563,8 +595,8 @@ int cuda_draw_check(struct device *d, const struct draw_args *a)
     return 0;
 }
 
-void cuda_draw_fill(const struct draw_args *a, struct cuda_draw *rows, char *extra,
-                    char *extra_device)
+void cuda_draw_fill(const struct draw_args *a, const int32_t *tokens, struct cuda_draw *rows,
+                    char *extra, char *extra_device)
 {
     for (int i = 0; i < a->n; i++) {
         const struct draw_row *row = &a->rows[i];
@@ -577,10 +609,11 @@ void cuda_draw_fill(const struct draw_args *a, struct cuda_draw *rows, char *ext
         to->scale = 1.0f / row->temperature;
         to->margin = (double)row->temperature * log((double)row->min_p);
         to->changes = (struct draw_change *)extra_device;
+        to->pending = row->pending >= 0 ? tokens + row->pending : NULL;
         if (bytes)
             memcpy(extra, a->changes + row->first_change, bytes);
-        extra += aligned(bytes);
-        extra_device += aligned(bytes);
+        extra += changes_bytes(row);
+        extra_device += changes_bytes(row);
         bytes = mask_bytes(row);
         to->allowed = bytes ? (const uint32_t *)extra_device : NULL;
         if (bytes)

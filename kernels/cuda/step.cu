@@ -84,13 +84,13 @@ const struct cuda_draw *cuda_draw_stage(struct device *d, const struct draw_args
     if (d->in_step && d->step.draw && a->rows == d->step.draw->rows && a->n == d->step.draw->n &&
         a->vocab == d->step.draw->vocab)
         return d->step_draws;
-    if (cuda_draw_check(d, a))
+    if (cuda_draw_check(d, a, 0))
         return NULL;
     size_t bytes = rows + cuda_draw_extra(a);
     if (ring_room(d, bytes, &at))
         return NULL;
     char *host = d->ring_host + at, *device = d->ring_device + at;
-    cuda_draw_fill(a, (struct cuda_draw *)host, host + rows, device + rows);
+    cuda_draw_fill(a, NULL, (struct cuda_draw *)host, host + rows, device + rows);
     return ring_send(d, at, device, bytes) ? NULL : (const struct cuda_draw *)device;
 }
 
@@ -297,8 +297,8 @@ static int send_step(struct device *d, const struct step_args *a)
         memcpy(host + l.q_scale, a->q_scale, n * sizeof *a->q_scale);
     if (a->draw) {
         memcpy(host + l.logits_rows, a->rows, (size_t)a->draw->n * sizeof *a->rows);
-        cuda_draw_fill(a->draw, (struct cuda_draw *)(host + l.draws), host + l.extra,
-                       device + l.extra);
+        cuda_draw_fill(a->draw, (int32_t *)(device + l.tokens),
+                       (struct cuda_draw *)(host + l.draws), host + l.extra, device + l.extra);
     }
     if (planned)
         fill(d, a->seqs, d->plan_heads, host, device, &l, &d->plan);
@@ -334,6 +334,32 @@ static int check_slots(struct device *d, const struct step_args *a)
     return 0;
 }
 
+static __global__ void fill_tokens(int32_t *tokens, const struct draw_result *drawn, int n)
+{
+    int i = (int)(blockIdx.x * blockDim.x + threadIdx.x);
+    if (i >= n || tokens[i] >= 0)
+        return;
+    int32_t token = drawn[~tokens[i]].token;
+    tokens[i] = token < 0 ? 0 : token;
+}
+
+/* Tokens that only the device knows are put in their places. */
+static int resolve_tokens(struct device *d, const struct step_args *a)
+{
+    enum { THREADS = 256 };
+    int last = -1;
+    for (int i = 0; i < a->n; i++)
+        if (a->tokens[i] < 0 && ~a->tokens[i] > last)
+            last = ~a->tokens[i];
+    if (last < 0)
+        return 0;
+    if (!cuda_owns(d, a->drawn, ((size_t)last + 1) * sizeof *a->drawn, "drawn tokens"))
+        return -1;
+    CUDA_LAUNCH(fill_tokens, dim3((unsigned)(a->n + THREADS - 1) / THREADS), dim3(THREADS), 0,
+                d->stream, d->step_tokens, a->drawn, a->n);
+    return cuda_launched(d, "drawn tokens");
+}
+
 int cuda_step_begin(struct device *d, const struct step_args *a)
 {
     if (cuda_failed(d))
@@ -343,7 +369,8 @@ int cuda_step_begin(struct device *d, const struct step_args *a)
     /* the runtime knows a current GPU per thread, and open ran on another one */
     if (cuda_check(d, cudaSetDevice(d->gpu), "the GPU"))
         return -1;
-    if (check_slots(d, a) || (a->draw && cuda_draw_check(d, a->draw)) || send_step(d, a))
+    if (check_slots(d, a) || (a->draw && cuda_draw_check(d, a->draw, a->n)) || send_step(d, a) ||
+        resolve_tokens(d, a))
         return -1;
     struct cuda_graph *g = graph_of(d, a);
     if (g && g->exec)

@@ -1,6 +1,6 @@
 /* draw_test: the engine's steps over a tiny model on a device that draws tokens itself: every
  * request gets the tokens and log-probabilities that the host's sampler gives it from the same
- * device's logits, in steps of one slice of rows and of several; and what the CPU backend gives (the
+ * device's logits, delivered at once or a step later, in steps of one slice of rows and of several; and what the CPU backend gives (the
  * weights are F32, so that only the order of sums differs). Steps of one size repeat, so that captured ones are among
  * them. */
 #include "engine/step.h"
@@ -25,6 +25,16 @@ static int op_logits(void *user, const struct batch *b, int first, int n, float 
                      const struct draw_result **results, struct err *err)
 {
     return forward_logits(((struct rig *)user)->f, b, first, n, logits, results, err);
+}
+
+static int op_send(void *user, int n, struct err *err)
+{
+    return forward_send(((struct rig *)user)->f, n, err);
+}
+
+static int op_collect(void *user, const struct draw_result **results, struct err *err)
+{
+    return forward_collect(((struct rig *)user)->f, results, err);
 }
 
 static const char *op_piece(void *user, int32_t token, bool with_special, size_t *size)
@@ -105,21 +115,22 @@ static void on_event(struct got *g, const struct event *e)
 }
 
 /* The first n_requests on a device of the level; false: there is none. */
-static bool run_all(const char *level, bool device_draws, int n_requests, struct got *got)
+static bool run_all(const char *level, bool device_draws, bool ahead, int n_requests,
+                    struct got *got)
 {
     struct rig r;
     struct step s;
     struct mailbox *m;
     struct event e;
-    int sleep_ms, n_turns = 0, n_over = 0;
+    int sleep_ms, n_turns = 0, n_over = 0, n_flights = 0;
     if (!rig_open(&r, test_path("tests/golden/models/llama-tied"),
                   (struct rig_options){.isa = level, .kv_type = QUANT_F32}))
         return false;
-    struct step_ops ops = {op_run, op_logits, op_piece, op_now, &r};
+    struct step_ops ops = {op_run, op_logits, op_send, op_collect, op_piece, op_now, &r};
     struct step_options o = {.sched = {.max_seqs = REQUESTS, .max_batch_tokens = 64},
                              .n_blocks = r.n_blocks, .block_size = r.block_size,
                              .n_logits_max = RIG_LOGITS, .vocab = VOCAB,
-                             .device_draws = device_draws, .n_tokens_valid = VOCAB - 8,
+                             .device_draws = device_draws, .ahead = ahead, .n_tokens_valid = VOCAB - 8,
                              .piece_max = 1, .pause_ms_max = 1000};
     EXPECT(!device_draws || forward_draws(r.f));
     EXPECT_INT(mailbox_open(NULL, NULL, &m), 0);
@@ -129,6 +140,7 @@ static bool run_all(const char *level, bool device_draws, int n_requests, struct
     while (n_over < n_requests && n_turns++ < 400) {
         step_once(&s, &sleep_ms);
         EXPECT_INT(s.death.code, 0);
+        n_flights += s.in_flight;
         n_over = 0;
         for (int i = 0; i < n_requests; i++) {
             while (got[i].channel && mailbox_next(got[i].channel, &e))
@@ -137,6 +149,7 @@ static bool run_all(const char *level, bool device_draws, int n_requests, struct
         }
     }
     EXPECT_INT(n_over, n_requests);
+    EXPECT(!ahead || n_requests > RIG_LOGITS || n_flights > n_turns / 2);
     EXPECT_INT(s.kv.n_free, r.n_blocks);
     step_free(&s);
     mailbox_close(m);
@@ -144,7 +157,7 @@ static bool run_all(const char *level, bool device_draws, int n_requests, struct
     return true;
 }
 
-static struct got cpu[REQUESTS], host[REQUESTS], device[REQUESTS];
+static struct got cpu[REQUESTS], host[REQUESTS], device[REQUESTS], ahead[REQUESTS];
 
 static int n_common(const struct got *a, const struct got *b)
 {
@@ -159,23 +172,32 @@ static bool same_logprob(float a, float b)
     return (isnan(a) && isnan(b)) || fabsf(a - b) < 1e-4f;
 }
 
+/* What a device drew is what the host's sampler would have drawn from its logits. */
+static void expect_same(const struct got *drawn, const struct got *sampled)
+{
+    EXPECT_INT(drawn->n, sampled->n);
+    EXPECT_INT(n_common(drawn, sampled), sampled->n);
+    EXPECT_INT(drawn->n_prompt, sampled->n_prompt);
+    EXPECT_INT(drawn->finish, sampled->finish);
+    for (int j = 0; j < sampled->n; j++) {
+        EXPECT_INT(drawn->tops[j], sampled->tops[j]);
+        EXPECT(same_logprob(drawn->logprobs[j], sampled->logprobs[j]));
+        EXPECT(drawn->tokens[j] < VOCAB - 8);
+    }
+}
+
 static void compare(int n_requests)
 {
+    const char *cuda = rig_levels[RIG_CUDA];
     int n_same = 0, n_drawn = 0;
-    if (!run_all(rig_levels[RIG_CUDA], true, n_requests, device))
+    if (!run_all(cuda, true, false, n_requests, device))
         SKIP("no plugin, or no GPU");
-    EXPECT(run_all(rig_levels[RIG_CUDA], false, n_requests, host));
-    EXPECT(run_all(rig_levels[0], false, n_requests, cpu));
+    EXPECT(run_all(cuda, true, true, n_requests, ahead));
+    EXPECT(run_all(cuda, false, false, n_requests, host));
+    EXPECT(run_all(rig_levels[0], false, false, n_requests, cpu));
     for (int i = 0; i < n_requests; i++) {
-        EXPECT_INT(device[i].n, host[i].n);
-        EXPECT_INT(n_common(&device[i], &host[i]), host[i].n);
-        EXPECT_INT(device[i].n_prompt, host[i].n_prompt);
-        EXPECT_INT(device[i].finish, host[i].finish);
-        for (int j = 0; j < host[i].n; j++) {
-            EXPECT_INT(device[i].tops[j], host[i].tops[j]);
-            EXPECT(same_logprob(device[i].logprobs[j], host[i].logprobs[j]));
-            EXPECT(device[i].tokens[j] < VOCAB - 8);
-        }
+        expect_same(&device[i], &host[i]);
+        expect_same(&ahead[i], &host[i]);
         n_drawn += host[i].n;
         n_same += n_common(&device[i], &cpu[i]) == cpu[i].n;
     }

@@ -191,7 +191,7 @@ static void one(int level, int vocab, int turn)
             draw_plan_skip(&w.plan);
             continue;
         }
-        check_expect(draw_plan_add(&w.plan, &r[i].in), "the device draws it");
+        check_expect(draw_plan_add(&w.plan, &r[i].in, -1), "the device draws it");
         w.plan.rows[i].allowed = r[i].masked ? w.allowed : NULL;
     }
     memcpy(w.logits, w.raw, n * ROWS * sizeof *w.raw);
@@ -216,7 +216,7 @@ static void edges(int level)
     static const float bad[] = {NAN, INFINITY, -INFINITY};
     struct draw_result result;
     struct draw_row row = {.wanted = true, .temperature = 1, .top_p = 1, .repetition = 1,
-                           .n_valid = VOCAB, .n_top = 3, .uniform = 0.5};
+                           .n_valid = VOCAB, .n_top = 3, .pending = -1, .uniform = 0.5};
     struct draw_change bans[VOCAB];
     const struct kernels *k = check_kernels(level);
     struct device *d = check_device(level, 1);
@@ -261,7 +261,8 @@ static void shares(int level)
         for (int j = 0; j < VOCAB; j++) /* 1 : 2 : 3 : 4 */
             x[i * VOCAB + j] = logf((float)(j + 1));
         rows[i] = (struct draw_row){.wanted = true, .temperature = 1, .top_p = 1, .repetition = 1,
-                                    .n_valid = VOCAB, .uniform = (i + 0.5) / DRAWS};
+                                    .n_valid = VOCAB, .pending = -1,
+                                    .uniform = (i + 0.5) / DRAWS};
     }
     struct draw_args a = {x, results, rows, NULL, DRAWS, VOCAB, 0};
     check_expect(!check_kernels(level)->draw(check_device(level, 1), &a), "runs");

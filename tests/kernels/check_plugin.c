@@ -161,7 +161,7 @@ static void steps(const struct kernels *k)
             slots[i] = (int64_t)blocks[seq][p / BLOCK] * BLOCK + p % BLOCK;
             seqs[i] = (struct attention_seq){i, 1, p + 1, blocks[seq]};
         }
-        struct step_args a = {tokens, pos, slots, scale, seqs, SEQS, SEQS, NULL, NULL};
+        struct step_args a = {tokens, pos, slots, scale, seqs, SEQS, SEQS, NULL, NULL, NULL};
         int rc = k->step_begin(bracketed.d, &a);
         /* the first step learns how many heads there are; the next size is then seen, captured */
         check_expect(rc == (step > 2), "step %d began with %d: %s", step, rc,

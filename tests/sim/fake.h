@@ -19,8 +19,11 @@ struct fake {
     int block_size, window;
     const struct kv *kv;  /* to see that only private blocks are written */
     uint64_t *chains;     /* of each row of the batch */
+    int32_t *tokens;      /* of each row of the batch, on the device */
     float *logits;        /* [n_logits_max][FAKE_VOCAB] */
-    struct draw_result *results;
+    struct draw_result *results; /* the host's */
+    struct draw_result *drawn;   /* the device's, of the last step */
+    int n_logits_max, n_drawn, n_sent;
     uint64_t n_steps;
     uint64_t fails_at;    /* the step at which the device breaks; 0: never */
     int nan_one_in;       /* 0: no bad rows */

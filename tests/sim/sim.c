@@ -55,7 +55,7 @@ struct world {
     struct request requests[REQUESTS_MAX];
     int32_t *refs;
     int n_stalled;
-    uint64_t n_pauses;
+    uint64_t n_pauses, n_flights;
     uint64_t next_group;
     char failure[400];
 };
@@ -66,7 +66,8 @@ static struct {
     uint64_t n;
 } seen[] = {{"steps", 0},       {"finished", 0},      {"cancelled", 0},
             {"failed", 0},      {"preemptions", 0},   {"cached tokens", 0},
-            {"evictions", 0},   {"pauses", 0},        {"deaths", 0}};
+            {"evictions", 0},   {"pauses", 0},        {"deaths", 0},
+            {"in flight", 0}};
 
 /* ---- chance */
 
@@ -462,6 +463,7 @@ static void turn(struct world *w)
     check_progress(w, worked);
     check_stats(w);
     w->n_pauses += (uint64_t)w->step.stats.paused;
+    w->n_flights += w->step.in_flight;
     w->fake.now_ns += (uint64_t)(one_in(w, 200) ? between(w, 100, 5000) : between(w, 1, 20)) *
                       1000000u;
 }
@@ -486,11 +488,12 @@ static void open_world(struct world *w, uint64_t seed)
         .block_size = between(w, 1, 8),
         .n_blocks = one_in(w, 4) ? between(w, 16, 200) : between(w, 2, 16),
         .n_logits_max = between(w, 1, 8),
-        .device_draws = one_in(w, 2),
+        .device_draws = !one_in(w, 3),
         .vocab = FAKE_VOCAB, .n_tokens_valid = FAKE_VOCAB, .piece_max = 2,
         .pause_ms_max = one_in(w, 3) ? between(w, 0, 100) : between(w, 300, 3000),
         .key = {draw(w), draw(w)},
     };
+    o.ahead = o.device_draws && !one_in(w, 3);
     w->max_model_len = between(w, 2, TOKENS_MAX);
     w->n_live_max = o.sched.max_seqs + between(w, 0, 40);
     for (int i = 0; i < TOKENS_MAX; i++)
@@ -539,7 +542,7 @@ static void remember(const struct world *w)
     const struct engine_stats *s = &w->step.stats;
     const uint64_t n[] = {s->steps, s->requests_finished, s->requests_cancelled,
                           s->requests_failed, s->preemptions, s->prefix_hits,
-                          w->step.kv.n_evicted, w->n_pauses, s->dead};
+                          w->step.kv.n_evicted, w->n_pauses, s->dead, w->n_flights};
     for (size_t i = 0; i < sizeof n / sizeof *n; i++)
         seen[i].n += n[i];
 }

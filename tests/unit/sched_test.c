@@ -308,7 +308,7 @@ TEST(prompts_go_on_at_the_pace_of_who_generates)
         EXPECT_INT(b.sched.n_decodes, 1);
         EXPECT_INT(b.sched.n_prompt, n - 1);
         longest = n - 1 > longest ? n - 1 : longest;
-        sched_took(&b.sched, (uint64_t)(10 + n - 1) * 1000000);
+        sched_took(&b.sched, 1, n - 1, (uint64_t)(10 + n - 1) * 1000000);
     }
     EXPECT(longest == 8); /* 0.85 of the 10 ms that are left */
     EXPECT(steps >= 200 / 8 && steps <= 200 / 8 + 3);
