@@ -315,8 +315,14 @@ VEC_INLINE void quant_part_run(enum quant_type type, const struct cpu_linear_sli
         int64_t t = 0;
         for (; t + QUANT_TOKENS_TILE <= n; t += QUANT_TOKENS_TILE)
             quant_multiply(type, s, part, p, t, QUANT_TOKENS_TILE);
-        for (; t + 2 <= n; t += 2)
+        if (t + 4 <= n) {
+            quant_multiply(type, s, part, p, t, 4);
+            t += 4;
+        }
+        if (t + 2 <= n) {
             quant_multiply(type, s, part, p, t, 2);
+            t += 2;
+        }
         if (t < n)
             quant_multiply(type, s, part, p, t, 1);
     }
