@@ -13,7 +13,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { SEQS_MAX = 4, BLOCKS_MAX = 320, POOL = 600, LAYERS = 2, CONTEXT_MAX = 2400 };
+enum { SEQS_MAX = 4, BLOCKS_MAX = 320, LAYERS = 2, CONTEXT_MAX = 2400 };
+enum { POOL = 200, POOL_LONG = 600, CONTEXT_SHORT = 1024 };
 
 struct setup {
     int level, head_dim, n_kv, group, block_size, window;
@@ -28,6 +29,11 @@ struct setup {
     int32_t blocks[SEQS_MAX][BLOCKS_MAX];
 };
 
+static int pool_of(const struct setup *s)
+{
+    return s->kv_len[0] > CONTEXT_SHORT ? POOL_LONG : POOL;
+}
+
 static int heads(const struct setup *s)
 {
     return s->n_kv * s->group;
@@ -41,7 +47,7 @@ static struct device *store(struct setup *s, int n_threads, int block_size)
     const struct kernels *k = check_kernels(s->level);
     struct device *d = check_device_new(s->level, n_threads);
     int next = 1, width = s->n_kv * s->head_dim;
-    struct kv_options kv = {LAYERS, s->n_kv, s->head_dim, POOL, block_size, s->type};
+    struct kv_options kv = {LAYERS, s->n_kv, s->head_dim, pool_of(s), block_size, s->type};
     float *q = calloc((size_t)(heads(s) * s->head_dim), sizeof *q);
     float *key = calloc((size_t)width, sizeof *key);
     float *bad = calloc((size_t)width, sizeof *bad);
@@ -57,7 +63,7 @@ static struct device *store(struct setup *s, int n_threads, int block_size)
     for (int i = 0; i < s->n_seqs; i++) {
         int n_blocks = (s->kv_len[i] + block_size - 1) / block_size;
         for (int b = n_blocks - 1; b >= 0; b--)
-            s->blocks[i][b] = (next++ * 37) % (POOL - 1) + 1;
+            s->blocks[i][b] = (next++ * 37) % (pool_of(s) - 1) + 1;
         for (int p = 0; p < s->kv_len[i]; p++) {
             int64_t slot = (int64_t)s->blocks[i][p / block_size] * block_size + p % block_size;
             memcpy(key, s->keys[i] + (size_t)(p * width), (size_t)width * sizeof *key);
