@@ -272,15 +272,17 @@ static int check(struct device *d, const struct linear_args *a)
     return 0;
 }
 
-/* Jobs of the same kind and format run together: `of` are the call's jobs that `like` matches. */
-static struct linear_args select(const struct linear_args *a, const struct matrix *like, bool *done)
+/* Jobs of the same format and way as `like` run together. */
+static struct linear_args select(const struct device *d, const struct linear_args *a,
+                                 const struct matrix *like, bool *done)
 {
     struct linear_args some = {};
     some.in = a->in;
     some.n = a->n;
     some.add = a->add;
     for (int j = 0; j < a->n_jobs; j++)
-        if (!done[j] && a->jobs[j].w->type == like->type) {
+        if (!done[j] && a->jobs[j].w->type == like->type &&
+            way_of(d, a->jobs[j].w, a->n) == way_of(d, like, a->n)) {
             some.jobs[some.n_jobs++] = a->jobs[j];
             done[j] = true;
         }
@@ -295,7 +297,7 @@ static int run(struct device *d, const struct linear_args *a)
         if (done[j])
             continue;
         const struct matrix *w = a->jobs[j].w;
-        struct linear_args some = select(a, w, done);
+        struct linear_args some = select(d, a, w, done);
         enum way way = way_of(d, w, a->n);
         bool half = w->type == QUANT_F16 || w->type == QUANT_BF16;
         int64_t padded = 0;

@@ -174,7 +174,9 @@ static struct cuda_moe *views_of(struct device *d, const struct moe_args *a)
         host[2 * e + 1] = quant_view_of(&a->up[e]);
         host[2 * n + e] = quant_view_of(&a->down[e]);
         m->mixed |= a->gate[e].type != a->gate[0].type || a->up[e].type != a->up[0].type ||
-                    a->down[e].type != a->down[0].type;
+                    a->down[e].type != a->down[0].type || host[2 * e].tiled != host[0].tiled ||
+                    host[2 * e + 1].tiled != host[0].tiled ||
+                    host[2 * n + e].tiled != host[2 * n].tiled;
     }
     int rc = cuda_upload(d, m->inner, host, 3 * n * each);
     m->outer = m->inner + 2 * n;
