@@ -1,7 +1,7 @@
 /* inspect_pass: which ops a step of a model is made of. forward.c itself runs, over a backend that
  * computes nothing and writes down what it is asked for: what is told is what would be done.
  *
- * The caller's thread; no state beyond a call. Device memory is a placeholder that nothing reads or
+ * The caller's thread; no state beyond a call. Device memory is one address that nothing reads or
  * writes. A layer begins where an op names one of its weights; layers whose ops are equal to those
  * of the layer before are counted, not repeated. */
 #include <stddef.h>
