@@ -12,7 +12,9 @@
  * CUDA backend: attention scores and sums, norms and rotations are float32. linear rounds inputs to
  * bfloat16 twice (the value and what is left of it: 16 bits) for few rows, once for many, or to
  * float16 (saturating) where the weights are F16 or quantized; quantized weights are exact for few
- * rows, rounded to float16 for many; products are summed in float32.
+ * rows, rounded to float16 for many, but FP8 ones of one scale per row, where the GPU multiplies
+ * FP8: there inputs of more than 64 rows are rounded to E4M3 with a scale per row; products are
+ * summed in float32.
  * Which kernel runs, and so the order of sums, depends on n, unless the device was opened
  * `deterministic`: then every row is computed as on the CPU, by one sequence of operations.
  *

@@ -154,6 +154,7 @@ struct device {
     int32_t *routes;           /* pinned: the experts of n_max rows, their order, their weights */
     struct cuda_moe *moes;     /* moe.cu: what it keeps of each layer */
     void *blas;
+    bool no_fp8; /* the library has no FP8 products of ours on this GPU */
 };
 
 /* ---- errors (cuda.cu) */
@@ -231,6 +232,12 @@ void cuda_skinny_quant(struct device *d, const struct linear_args *a,
                        const struct cuda_experts *experts);
 void cuda_tile(struct device *d, const struct linear_args *a, int64_t padded);
 void cuda_tile_8(struct device *d, const struct linear_args *a, int64_t padded);
+/* FP8 matrices of one scale per row times inputs rounded to FP8. 1: not on this GPU, nothing was
+ * written to the outputs. */
+int cuda_linear_fp8(struct device *d, const struct linear_args *a);
+bool cuda_fp8_fits(const struct device *d, const struct matrix *w, int n);
+/* One product by the library, its bias added apart where need be. 1: it has no kernel for this. */
+int cuda_multiply(struct device *d, struct cuda_gemm *g);
 /* The jobs of a, whose matrices are of expert 0, for each pair on its own (n is 1). */
 int cuda_linear_experts(struct device *d, const struct linear_args *a,
                         const struct cuda_experts *experts);
@@ -365,6 +372,18 @@ static __device__ __forceinline__ float bf16_float(uint32_t h)
 static __device__ __forceinline__ float saturate_f16(float x)
 {
     return fabsf(x) <= 3.402823466e38f ? fminf(fmaxf(x, -65504.0f), 65504.0f) : x;
+}
+
+/* quant_f32_to_fp8's bits */
+static __device__ __forceinline__ uint8_t float_fp8(float x)
+{
+    uint32_t u = __float_as_uint(x), magnitude = u & 0x7fffffffu;
+    uint32_t code = (magnitude + 0x7ffffu + (magnitude >> 20 & 1u) - 0x3c000000u) >> 20;
+    if (magnitude < 0x3c800000u)
+        code = __float_as_uint(__fadd_rn(fabsf(x), 16384.0f)) - 0x46800000u;
+    if (magnitude >= 0x43e00000u)
+        code = magnitude > 0x7f800000u ? 0x7f : 0x7e;
+    return (uint8_t)((u >> 24 & 0x80u) | code);
 }
 
 static __device__ __forceinline__ float warp_sum(float x)

@@ -95,7 +95,7 @@ static __global__ void split(const float *in, int n, int cols, int padded, uint1
         sums[at / 32] = sum;
 }
 
-enum way { PLAIN, SKINNY, TILE, LIBRARY };
+enum way { PLAIN, SKINNY, TILE, LIBRARY, LIBRARY_FP8 };
 
 /* For the library columns must not be padded. */
 static int64_t prepare(struct device *d, const struct linear_args *a, bool bf16, enum way way)
@@ -144,11 +144,11 @@ static bool together(const struct device *d, const struct linear_args *a, int i)
            y->out > x->out;
 }
 
-/* 1: the library has no kernel for this. */
-static int multiply(struct device *d, struct cuda_gemm *g)
+int cuda_multiply(struct device *d, struct cuda_gemm *g)
 {
     const float *bias = g->bias;
-    int rc = cuda_blas_run(d, g);
+    bool apart = bias && g->type == QUANT_F8_128; /* the library's FP8 takes bfloat16 for a bias */
+    int rc = apart ? 1 : cuda_blas_run(d, g);
     if (rc != 1 || !bias)
         return rc;
     g->bias = NULL;
@@ -181,7 +181,7 @@ static int run_library(struct device *d, const struct linear_args *a, int i, int
         g.out_step = (const char *)job[1].out - (const char *)job->out;
     }
     if (!quantized(w))
-        return multiply(d, &g);
+        return cuda_multiply(d, &g);
     int64_t each = (int64_t)(d->dequantized_bytes / sizeof(uint16_t)) / w->cols;
     each = each / CUDA_TILE_ROWS * CUDA_TILE_ROWS;
     int rc = 0;
@@ -192,7 +192,7 @@ static int run_library(struct device *d, const struct linear_args *a, int i, int
         g.out = job->out + row;
         g.bias = job->bias ? job->bias + row : NULL;
         cuda_dequantize(d, w, row, g.rows, d->dequantized);
-        rc = multiply(d, &g);
+        rc = cuda_multiply(d, &g);
         if (rc == 1 && row)
             rc = cuda_fail(d, "cuBLASLt takes one slice of a matrix and not another");
     }
@@ -243,6 +243,8 @@ static enum way way_of(const struct device *d, const struct matrix *w, int n)
         return n > PLAIN_INPUTS && w->cols % 4 == 0 ? LIBRARY : PLAIN;
     if (!fits)
         return PLAIN;
+    if (cuda_fp8_fits(d, w, n))
+        return LIBRARY_FP8;
     if (d->tensor && (half ? w->cols % 32 == 0 : c->tiled) && n <= tile_max(d, half))
         return n <= (half ? 16 : 8) ? SKINNY : TILE;
     if (n <= PLAIN_INPUTS || (w->type == QUANT_BF16 && !d->tensor))
@@ -301,6 +303,13 @@ static int run(struct device *d, const struct linear_args *a)
         enum way way = way_of(d, w, a->n);
         bool half = w->type == QUANT_F16 || w->type == QUANT_BF16;
         int64_t padded = 0;
+        if (way == LIBRARY_FP8) {
+            int rc = cuda_linear_fp8(d, &some);
+            d->no_fp8 |= rc == 1;
+            if (rc < 0 || (rc && run(d, &some)))
+                return -1;
+            continue;
+        }
         if ((way == LIBRARY && w->type != QUANT_F32) || way == TILE || (way == SKINNY && a->n > 8))
             padded = prepare(d, &some, w->type == QUANT_BF16, way);
         if (way == TILE)

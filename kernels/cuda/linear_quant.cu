@@ -95,7 +95,7 @@ static __device__ __forceinline__ void load_tiles(const struct tile_at *planes, 
 }
 
 template <enum quant_type T, int R>
-static __global__ void __launch_bounds__(SKINNY_THREADS, R == 1 || tiles<T>::SCALES > 8 ? 1 : 2)
+static __global__ void __launch_bounds__(SKINNY_THREADS)
     skinny_quant(const __grid_constant__ struct quant_jobs jobs, struct skinny_inputs x,
                  int n_chunks, struct cuda_experts experts)
 {

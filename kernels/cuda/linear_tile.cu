@@ -11,7 +11,7 @@ void cuda_tile(struct device *d, const struct linear_args *a, int64_t padded)
     case QUANT_Q4_K: tile_choose<QUANT_Q4_K, 16>(d, a, padded); break;
     case QUANT_Q5_K: tile_choose<QUANT_Q5_K, 16>(d, a, padded); break;
     case QUANT_Q6_K: tile_choose<QUANT_Q6_K, 16>(d, a, padded); break;
-    case QUANT_G4: tile_choose<QUANT_G4, 16>(d, a, padded); break;
+    case QUANT_G4: tile_choose<QUANT_G4, 8>(d, a, padded); break;
     case QUANT_G4_128: tile_choose<QUANT_G4_128, 16>(d, a, padded); break;
     default: cuda_tile_8(d, a, padded); break;
     }

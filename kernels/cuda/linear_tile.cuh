@@ -190,23 +190,44 @@ static __device__ __forceinline__ void tile_leasts(const struct share<T> *s, int
     }
 }
 
-/* acc += a chunk's products with inputs 8 nt0 .. of a quantized tile */
+/* The weights of group k of 32 as operands. */
 template <enum quant_type T>
-static __device__ __forceinline__ void tile_add(const struct share<T> *s, const uint32_t a[4][2][4],
-                                                const char *x, const char *sums, int g, int t,
-                                                float acc[TILE_GROUP][4])
+static __device__ __forceinline__ void tile_operands(const struct share<T> *s, int k,
+                                                     uint32_t a[2][4])
+{
+#pragma unroll
+    for (int m = 0; m < 2; m++)
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            uint32_t pair = pair_of<T, false>(s, i % 2, k, 2 * m + i / 2);
+            if (!tiles<T>::CENTERED && !tiles<T>::FLOATS)
+                pair = multiply_f16(pair, tile_operand_scale<T>(s, i % 2, k, m));
+            a[m][i] = pair;
+        }
+}
+
+/* acc += a chunk's products of a quantized tile with TILE_GROUP times 8 inputs, at x. made: its
+ * operands, or NULL: they are used but once */
+template <enum quant_type T, bool MADE>
+static __device__ __forceinline__ void
+tile_add(const struct share<T> *s, const uint32_t made[4][2][4], const char *x, const char *sums,
+         int g, int t, float acc[TILE_GROUP][4])
 {
     typedef tiles<T> F;
     const bool GROUPED = F::CENTERED && !F::LONG, AFTER = F::SUPERS || F::LONG || GROUPED;
     float part[TILE_GROUP][4] = {};
 #pragma unroll
     for (int k = 0; k < 4; k++) {
+        uint32_t own[2][4];
+        if (!MADE)
+            tile_operands<T>(s, k, own);
+        const uint32_t(*a)[4] = MADE ? made[k] : own;
 #pragma unroll
         for (int i = 0; i < TILE_GROUP; i++) {
             uint32_t b[4];
             tile_inputs<T>(x + 8 * i * TILE_X_BYTES, g, t, k, b);
-            mma_16816<false>(AFTER ? part[i] : acc[i], a[k][0], b);
-            mma_16816<false>(AFTER ? part[i] : acc[i], a[k][1], b + 2);
+            mma_16816<false>(AFTER ? part[i] : acc[i], a[0], b);
+            mma_16816<false>(AFTER ? part[i] : acc[i], a[1], b + 2);
         }
         if (!AFTER || (!GROUPED && k < 3))
             continue;
@@ -241,33 +262,29 @@ static __device__ __forceinline__ void tile_quant_stage(const struct tile_work *
 {
     typedef tiles<T> F;
     int lane = (int)threadIdx.x % CUDA_WARP, g = lane / 4, t = lane % 4;
-    const bool FOLD = !F::CENTERED && !F::FLOATS;
     const uint8_t *at = (const uint8_t *)weights;
     struct tile_at planes;
     struct share<T> s;
-    uint32_t a[4][2][4];
     planes.pitch = F::CODES;
     planes.codes = at;
     planes.high = planes.codes + CUDA_TILE_ROWS * F::CODES;
     planes.scales = planes.high + CUDA_TILE_ROWS * F::HIGH;
     planes.supers = planes.scales + CUDA_TILE_ROWS * F::SCALES;
     load_share<T, true>(&planes, g, t, &s);
+    const char *sums = stage + w->x_rows * TILE_X_BYTES;
+    if (NT == TILE_GROUP) {
+        tile_add<T, false>(&s, NULL, stage + g * TILE_X_BYTES, sums, g, t, acc);
+        return;
+    }
+    uint32_t a[4][2][4];
 #pragma unroll
     for (int k = 0; k < 4; k++)
-#pragma unroll
-        for (int m = 0; m < 2; m++)
-#pragma unroll
-            for (int i = 0; i < 4; i++) {
-                uint32_t pair = pair_of<T, false>(&s, i % 2, k, 2 * m + i / 2);
-                a[k][m][i] =
-                    FOLD ? multiply_f16(pair, tile_operand_scale<T>(&s, i % 2, k, m)) : pair;
-            }
-    const char *sums = stage + w->x_rows * TILE_X_BYTES;
+        tile_operands<T>(&s, k, a[k]);
 #pragma unroll
     for (int nt = 0; nt < NT; nt += TILE_GROUP)
         if (nt == 0 || 8 * nt < n_left)
-            tile_add<T>(&s, a, stage + (8 * nt + g) * TILE_X_BYTES, sums + 8 * nt * 16, g, t,
-                        acc + nt);
+            tile_add<T, true>(&s, a, stage + (8 * nt + g) * TILE_X_BYTES, sums + 8 * nt * 16, g, t,
+                              acc + nt);
 }
 
 /* A stage's products of a tile of 16-bit floats. */
@@ -340,8 +357,14 @@ static __device__ __forceinline__ bool tile_meet(const struct tile_work *w, floa
     return true;
 }
 
+/* Two blocks to a multiprocessor where 128 registers are enough. */
+template <enum quant_type T, int NT> static constexpr int tile_blocks()
+{
+    return NT <= TILE_GROUP && !tiles<T>::CENTERED && T != QUANT_Q5_K ? 2 : 1;
+}
+
 template <enum quant_type T, int NT>
-static __global__ void __launch_bounds__(TILE_THREADS, NT <= TILE_GROUP ? 2 : 1)
+static __global__ void __launch_bounds__(TILE_THREADS, (tile_blocks<T, NT>()))
     tile_kernel(const __grid_constant__ struct tile_work w)
 {
     CUDA_SHARED(char, shared);

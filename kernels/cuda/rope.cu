@@ -54,18 +54,6 @@ struct store_params {
     enum quant_type type;
 };
 
-/* quant_f32_to_fp8's bits */
-static __device__ __forceinline__ uint8_t float_fp8(float x)
-{
-    uint32_t u = __float_as_uint(x), magnitude = u & 0x7fffffffu;
-    uint32_t code = (magnitude + 0x7ffffu + (magnitude >> 20 & 1u) - 0x3c000000u) >> 20;
-    if (magnitude < 0x3c800000u)
-        code = __float_as_uint(__fadd_rn(fabsf(x), 16384.0f)) - 0x46800000u;
-    if (magnitude >= 0x43e00000u)
-        code = magnitude > 0x7f800000u ? 0x7f : 0x7e;
-    return (uint8_t)((u >> 24 & 0x80u) | code);
-}
-
 static __device__ __forceinline__ void put(const struct store_params *p, char *pool, int64_t at,
                                            float x)
 {

@@ -119,10 +119,10 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t, cublasLtMatmulDe
         return CUBLAS_STATUS_INVALID_VALUE;
     for (int i = 0; i < 4; i++)
         align = wish->align[i] < align ? wish->align[i] : align;
-    /* as in the library's tables: 8 bits want 16 bytes, and no float32 bias; of the others one
-     * shape's bias is refused, so that callers are seen to add it themselves */
+    /* as in the library's tables: 8 bits want 16 bytes; of the others one shape's bias is refused,
+     * so that callers are seen to add it themselves */
     bool eight = a->type == CUDA_R_8F_E4M3, bias = desc->epilogue == CUBLASLT_EPILOGUE_BIAS;
-    if (eight && (bias || align < 16 || a->rows % 16 || a->cols % 16))
+    if (eight && (align < 16 || a->rows % 16 || a->cols % 16))
         return CUBLAS_STATUS_NOT_SUPPORTED;
     if (bias && a->rows % 128 == 96)
         return CUBLAS_STATUS_NOT_SUPPORTED;
@@ -173,8 +173,9 @@ static void multiply(const product &p, int32_t part)
             float *to = out + i * p.out.ld + r;
             if (p.beta != 0)
                 sum += (double)p.beta * (double)*to;
-            if (p.desc.epilogue == CUBLASLT_EPILOGUE_BIAS)
-                sum += (double)p.desc.bias[r];
+            if (p.desc.epilogue == CUBLASLT_EPILOGUE_BIAS) /* with 8 bits it is bfloat16 */
+                sum += (double)value(p.w.type == CUDA_R_8F_E4M3 ? CUDA_R_16BF : CUDA_R_32F,
+                                     p.desc.bias, r);
             *to = (float)sum;
         }
 }

@@ -341,17 +341,18 @@ void emu_launch(dim3 grid, dim3 block, size_t shared, const std::function<void()
     });
 }
 
+/* Two of them: of compute capability 8.0, and 9.0. */
 cudaError_t cudaGetDeviceCount(int *n)
 {
-    *n = 1;
+    *n = 2;
     return cudaSuccess;
 }
 cudaError_t cudaSetDevice(int) { return cudaSuccess; }
-cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *p, int)
+cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *p, int device)
 {
     memset(p, 0, sizeof *p);
     snprintf(p->name, sizeof p->name, "emulated");
-    p->major = 8;
+    p->major = 8 + device;
     p->multiProcessorCount = 4;
     p->totalGlobalMem = DEVICE_BYTES;
     p->sharedMemPerBlockOptin = 227 << 10;

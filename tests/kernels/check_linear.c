@@ -115,6 +115,47 @@ static void one(int level, enum quant_type type, struct shape s, bool bias, bool
     again(level, &a, s.n, 2, before);
 }
 
+/* FP8 with one scale per row: on GPUs that have it, inputs are rounded to FP8 as well, to a 16th of
+ * themselves at worst. Other scales: not. Emulated, GPU 1 is one that has it. */
+static void fp8_rows(int level, bool by_row)
+{
+    const struct kernels *k = check_kernels(level);
+    struct device_options options = {.gpu = check_emulated(level), .gpu_memory_fraction = 0.05};
+    struct shape s = {48, 384, 100};
+    struct device *d;
+    float *w;
+    char error[200];
+    int n_rounded = 0;
+
+    check_case("linear %s F8_128: %s", check_level_names[level],
+               by_row ? "a scale per row" : "a scale per block");
+    struct matrix m = check_matrix(QUANT_F8_128, s.rows, s.cols, 0.1f, &w);
+    uint8_t *data = (uint8_t *)m.data;
+    for (int b = 0; b < s.rows * 3 && by_row; b++)
+        memcpy(data + b * 132, data + b / 3 * 3 * 132, sizeof(float));
+    quant_formats[QUANT_F8_128].decode(m.data, w, (size_t)(s.rows * s.cols));
+    float *x = check_normals((size_t)(s.cols * s.n)), *bias = check_normals((size_t)s.rows);
+    float *before = check_normals((size_t)(s.rows * s.n));
+    float *out = check_floats((size_t)(s.rows * s.n));
+    memcpy(out, before, (size_t)(s.rows * s.n) * sizeof *out);
+    if (!check_expect(!k->open(&options, &d, error, sizeof error), "opens: %s", error))
+        return;
+    check_expect(!k->reserve(d, s.n, s.cols) && !k->matrix_load(d, &m), "loads");
+    struct linear_args a = {.in = x, .n = s.n, .add = true, .n_jobs = 1, .jobs = {{&m, bias, out}}};
+    check_expect(k->linear(d, &a) == 0, "runs: %s", k->device_error(d));
+    compare(&s, w, x, bias, before, out, AS_IT_IS, by_row ? 0x1.1p-4 : 0x1.2p-10);
+    for (int i = 0; i < s.rows * s.n; i++) {
+        double y = (double)bias[i % s.rows] + (double)before[i];
+        for (int c = 0; c < s.cols; c++)
+            y += (double)w[i % s.rows * s.cols + c] * (double)x[i / s.rows * s.cols + c];
+        n_rounded += fabs(y - (double)out[i]) > 1e-3 * fabs(y);
+    }
+    if (check_emulated(level)) /* which of the two it was */
+        check_expect(by_row == (n_rounded > s.rows * s.n / 4), "%d are off by a 1000th", n_rounded);
+    k->matrix_free(d, &m);
+    k->close(d);
+}
+
 /* Zero points that no quantizer writes and the format allows. */
 static void far_centers(int level, enum quant_type type)
 {
@@ -239,6 +280,8 @@ void check_linear(void)
         }
         for (enum quant_type t = QUANT_G4; t <= QUANT_G8_128 && level == CHECK_CUDA; t++)
             far_centers(level, t);
+        for (int by_row = 0; by_row < 2 && level == CHECK_CUDA; by_row++)
+            fp8_rows(level, by_row);
         jobs(level);
     }
 }
