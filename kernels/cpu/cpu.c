@@ -16,7 +16,7 @@
 #include <cpuid.h>
 #endif
 
-enum { ALIGN = 64, TILE_MAX = 8, THREADS_MAX = 512, PARALLEL_NS_MIN = 4000 };
+enum { ALIGN = 64, TILE_MAX = 32, THREADS_MAX = 512, PARALLEL_NS_MIN = 4000 };
 /* A sequence of 32 heads at 32,000 positions on 2 threads, at 1,000,000 on 64. */
 enum { PARTIALS_PER_THREAD = 1024 };
 

@@ -168,18 +168,53 @@ VEC_INLINE vec ivec_exponent(ivec x)
         _mm256_blendv_epi8(_mm256_slli_epi32(x, 23), _mm256_set1_epi32(1 << 22), zero));
 }
 
-/* vpmaddubsw saturates at 32767: |w| <= 128 times |q| <= 127, two of them, is 32512. */
-VEC_INLINE ivec dot_step(enum quant_type type, ivec acc, ivec w, const char *q)
+/* vpmaddubsw saturates at 32767, and so many of its results may be added: |q| <= 127, so each is at
+ * most 254 times the greatest w. Signed w reach 128, the table of MXFP4 24. */
+VEC_INLINE int dot_sums(enum quant_type type)
+{
+    switch (type) {
+    case QUANT_Q8_0:
+    case QUANT_IQ4_NL:
+    case QUANT_IQ4_XS:
+    case QUANT_G8:
+    case QUANT_G8_128:
+        return 1;
+    case QUANT_Q6_K:
+        return 2;
+    case QUANT_Q5_0:
+    case QUANT_Q5_1:
+    case QUANT_Q5_K:
+    case QUANT_MXFP4:
+        return 4;
+    default:
+        return 8;
+    }
+}
+
+VEC_INLINE ivec dot_pairs(enum quant_type type, ivec w, const char *q)
 {
     int32_t four;
 
     memcpy(&four, q, sizeof four);
     ivec x = _mm256_set1_epi32(four);
-    ivec pairs = type == QUANT_Q8_0 || type == QUANT_IQ4_NL || type == QUANT_IQ4_XS ||
-                         type == QUANT_G8 || type == QUANT_G8_128
-                     ? _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w))
-                     : _mm256_maddubs_epi16(w, x);
-    return _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+    return dot_sums(type) == 1
+               ? _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w))
+               : _mm256_maddubs_epi16(w, x);
+}
+
+VEC_INLINE ivec dot_steps(enum quant_type type, ivec acc, const ivec *w, const char *q, int n)
+{
+    const int sums = dot_sums(type) < n ? dot_sums(type) : n;
+
+#pragma GCC unroll 8
+    for (int k = 0; k < n; k += sums) {
+        ivec pairs = dot_pairs(type, w[k], q + 4 * k);
+#pragma GCC unroll 8
+        for (int j = k + 1; j < k + sums; j++)
+            pairs = _mm256_add_epi16(pairs, dot_pairs(type, w[j], q + 4 * j));
+        acc = _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+    }
+    return acc;
 }
 
 enum { SIGNED_DOTS = 1 };

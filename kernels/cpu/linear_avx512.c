@@ -163,13 +163,21 @@ VEC_INLINE vec ivec_exponent(ivec x)
         _mm512_mask_blend_epi32(zero, _mm512_slli_epi32(x, 23), _mm512_set1_epi32(1 << 22)));
 }
 
-VEC_INLINE ivec dot_step(enum quant_type type, ivec acc, ivec w, const char *q)
+VEC_INLINE ivec dot_step(ivec acc, ivec w, const char *q)
 {
     int32_t four;
 
-    (void)type;
     memcpy(&four, q, sizeof four);
     return _mm512_dpbusd_epi32(acc, w, _mm512_set1_epi32(four));
+}
+
+VEC_INLINE ivec dot_steps(enum quant_type type, ivec acc, const ivec *w, const char *q, int n)
+{
+    (void)type;
+#pragma GCC unroll 8
+    for (int k = 0; k < n; k++)
+        acc = dot_step(acc, w[k], q + 4 * k);
+    return acc;
 }
 
 static void linear_dot(const struct cpu_linear_slice *s)

@@ -7,6 +7,8 @@
  * Batch invariance is compared bit by bit. */
 #include "tests/kernels/check.h"
 
+#include "kernels/quantize.h"
+
 #include <math.h>
 #include <string.h>
 
@@ -230,6 +232,38 @@ static void alike(int level, enum quant_type type, int n, bool bias)
                 level == CHECK_CUDA ? check_cuda_linear(type, n) : 0);
 }
 
+/* The greatest weights and inputs that a format has, all of one sign: sums of integers fit. */
+static void extremes(int level, enum quant_type type)
+{
+    const struct shape s = {20, 512, 41};
+    size_t n = (size_t)(s.rows * s.cols);
+    bool floats = level == CHECK_CUDA || type == QUANT_F8_128;
+    float *w;
+
+    if (quant_formats[type].block < 32)
+        return;
+    check_case("linear %s %s: extremes", check_level_names[level], quant_formats[type].name);
+    struct matrix m = check_matrix(type, s.rows, s.cols, 0.1f, &w);
+    float *x = check_floats((size_t)(s.cols * s.n)), *out = check_floats((size_t)(s.rows * s.n));
+    for (size_t i = 0; i < n; i++)
+        w[i] = i % 32 == 5 ? -1 : 0.97f;
+    for (int i = 0; i < s.cols * s.n; i++)
+        x[i] = i / s.cols % 2 ? -1 : 1;
+    if (quantize_row(type, w, NULL, (char *)m.data, n, NULL))
+        return; /* a format that is not written */
+    quant_formats[type].decode(m.data, w, n);
+    check_expect(check_kernels(level)->matrix_load(check_device(level, 1), &m) == 0, "loads");
+    struct linear_args a = {.in = x, .n = s.n, .n_jobs = 1, .jobs = {{&m, NULL, out}}};
+    check_expect(check_kernels(level)->linear(check_device(level, 1), &a) == 0, "runs");
+    compare(&s, w, x, NULL, NULL, out, level > 0 && !floats ? INT8 : AS_IT_IS,
+            level == CHECK_CUDA ? check_cuda_linear(type, s.n) : 0);
+    a.n = 3;
+    check_expect(check_kernels(level)->linear(check_device(level, 1), &a) == 0, "runs");
+    struct shape few = {s.rows, s.cols, 3};
+    compare(&few, w, x, NULL, NULL, out, level > 0 && !floats ? INT8 : AS_IT_IS,
+            level == CHECK_CUDA ? check_cuda_linear(type, few.n) : 0);
+}
+
 /* What is not finite in one input row makes that row's outputs not finite, and no others. */
 static void guard(int level, enum quant_type type, float bad)
 {
@@ -237,7 +271,7 @@ static void guard(int level, enum quant_type type, float bad)
                quant_formats[type].name, (double)bad);
     const int cols = quant_formats[type].block > 64 ? quant_formats[type].block : 64;
 
-    for (int n = 3; n <= 15; n += 12) {
+    for (int n = 3; n <= 39; n += 18) {
         float *x = check_normals((size_t)(n * cols)), *out = check_floats((size_t)n * 5);
         struct matrix m = check_matrix(type, 5, cols, 0.1f, NULL);
         x[cols + 41] = bad;
@@ -254,7 +288,7 @@ void check_linear(void)
     static const struct shape shapes[] = {
         {1, 32, 1},    {3, 64, 2},     {17, 96, 5},    {33, 256, 33}, {64, 1056, 13},
         {100, 160, 100}, {256, 768, 7}, {288, 256, 40}, {35, 3104, 21}, {768, 256, 3},
-        {150, 512, 140}, {130, 768, 70},
+        {150, 512, 140}, {130, 768, 70}, {35, 4640, 38}, {40, 2304, 33}, {50, 288, 32},
     };
 
     for (int level = 0; level < CHECK_LEVELS; level++) {
@@ -271,6 +305,7 @@ void check_linear(void)
                 struct shape s = {check_int(1, 70), cols, check_int(1, 50)};
                 one(level, type, s, i & 1, i & 2);
             }
+            extremes(level, type);
             guard(level, type, NAN);
             guard(level, type, INFINITY);
         }
