@@ -89,8 +89,8 @@ struct cuda_matrix {
     size_t row_bytes, bytes;
     uint8_t *codes, *high, *scales, *supers;
     int n_chunks, n_tiles;
-    float *row_scales; /* F8_128: [rows] scales of the rows, where by_row: each has but one */
-    bool by_row;
+    float *row_scales; /* F8_128: [rows] scales of the rows, where by_row */
+    bool by_row;       /* each row has but one, and no code is NaN */
 };
 
 struct cuda_graph {

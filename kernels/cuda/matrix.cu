@@ -15,7 +15,7 @@ enum {
 struct planes {
     uint8_t *codes, *high, *scales, *supers;
     float *row_scales; /* F8_128: of each row's first block */
-    int *odd;          /* set where something is out of the ordinary, see matrix_odd */
+    int *odd; /* set where something is out of the ordinary, see matrix_odd */
 };
 
 /* The scales of (row, chunk) of the formats with float32 ones; at: the chunk's first block. */
@@ -129,8 +129,11 @@ static __global__ void repack(struct quant_view v, struct planes to, int64_t row
         gather_codes(&v, from, chunk, t, words, bits);
     if (v.type == QUANT_F8_128) {
         uint32_t *codes = (uint32_t *)(to.codes + ((row0 + row) * v.n_chunks + chunk) * CUDA_CHUNK);
-        for (int i = 0; i < 8; i++)
+        for (int i = 0; i < 8; i++) {
             codes[8 * t + i] = words[i];
+            if (((words[i] & 0x7f7f7f7fu) + 0x01010101u) & 0x80808080u) /* one of the four is NaN */
+                *to.odd = 1;
+        }
     } else {
         bool eight = tile_eight(v.type);
         uint32_t *codes = (uint32_t *)(to.codes + place * tile_code_bytes(v.type));
@@ -274,8 +277,9 @@ static int take_planes(struct device *d, enum quant_type type, struct cuda_matri
     return cuda_check(d, cudaMemsetAsync(p->odd, 0, sizeof(int), d->stream), "cudaMemset");
 }
 
-/* Of F8_128: some row has several scales. Of formats with centers: one is beyond MATRIX_CENTER_MAX.
- * Waits for the repacking. */
+/* Of F8_128: some row has several scales, or a code is NaN, which counts as 480 (quant.h) but not
+ * in the library. Of formats with centers: one is beyond MATRIX_CENTER_MAX. Waits for the
+ * repacking. */
 static int matrix_odd(struct device *d, const struct planes *p, int *odd)
 {
     return cuda_check(d, cudaMemcpyAsync(odd, p->odd, sizeof *odd, cudaMemcpyDeviceToHost,

@@ -138,7 +138,7 @@ static float value(cudaDataType_t type, const void *at, int64_t i)
     if (type == CUDA_R_32F)
         return ((const float *)at)[i];
     if (type == CUDA_R_8F_E4M3)
-        return quant_e4m3_to_f32(((const uint8_t *)at)[i]);
+        return quant_fp8_to_f32(((const uint8_t *)at)[i]);
     uint16_t h = ((const uint16_t *)at)[i];
     return type == CUDA_R_16F ? quant_f16_to_f32(h) : quant_bf16_to_f32(h);
 }

@@ -117,9 +117,12 @@ static void one(int level, enum quant_type type, struct shape s, bool bias, bool
     again(level, &a, s.n, 2, before);
 }
 
+enum fp8_kind { BY_ROW, BY_BLOCK, WITH_NAN };
+
 /* FP8 with one scale per row: on GPUs that have it, inputs are rounded to FP8 as well, to a 16th of
- * themselves at worst. Other scales: not. Emulated, GPU 1 is one that has it. */
-static void fp8_rows(int level, bool by_row)
+ * themselves at worst. Other scales, or codes that are NaN (480 to us): not. Emulated, GPU 1 is one
+ * that has it. */
+static void fp8_rows(int level, enum fp8_kind kind)
 {
     const struct kernels *k = check_kernels(level);
     struct device_options options = {.gpu = check_emulated(level), .gpu_memory_fraction = 0.05};
@@ -128,13 +131,22 @@ static void fp8_rows(int level, bool by_row)
     float *w;
     char error[200];
     int n_rounded = 0;
+    bool by_row = kind == BY_ROW;
 
     check_case("linear %s F8_128: %s", check_level_names[level],
-               by_row ? "a scale per row" : "a scale per block");
+               by_row             ? "a scale per row"
+               : kind == BY_BLOCK ? "a scale per block"
+                                  : "a scale per row, and NaN");
     struct matrix m = check_matrix(QUANT_F8_128, s.rows, s.cols, 0.1f, &w);
     uint8_t *data = (uint8_t *)m.data;
-    for (int b = 0; b < s.rows * 3 && by_row; b++)
-        memcpy(data + b * 132, data + b / 3 * 3 * 132, sizeof(float));
+    for (int b = 0; b < s.rows * 3; b++) {
+        if (kind != BY_BLOCK)
+            memcpy(data + b * 132, data + b / 3 * 3 * 132, sizeof(float));
+        for (int i = 4; i < 132; i++)
+            data[b * 132 + i] ^= (data[b * 132 + i] & 0x7f) == 0x7f;
+    }
+    if (kind == WITH_NAN)
+        data[s.rows * 3 * 132 - 1] = 0x7f;
     quant_formats[QUANT_F8_128].decode(m.data, w, (size_t)(s.rows * s.cols));
     float *x = check_normals((size_t)(s.cols * s.n)), *bias = check_normals((size_t)s.rows);
     float *before = check_normals((size_t)(s.rows * s.n));
@@ -315,8 +327,8 @@ void check_linear(void)
         }
         for (enum quant_type t = QUANT_G4; t <= QUANT_G8_128 && level == CHECK_CUDA; t++)
             far_centers(level, t);
-        for (int by_row = 0; by_row < 2 && level == CHECK_CUDA; by_row++)
-            fp8_rows(level, by_row);
+        for (int kind = BY_ROW; kind <= WITH_NAN && level == CHECK_CUDA; kind++)
+            fp8_rows(level, (enum fp8_kind)kind);
         jobs(level);
     }
 }
