@@ -1,5 +1,5 @@
 /* codes: a lane's share of TILED weights (quant.cuh), and codes as operands of the tensor cores.
- * Private to linear_quant.cu, linear_tile.cu and matrix.cu.
+ * Private to linear_quant.cu, linear_tile.cuh and matrix.cu.
  *
  * A code is or-ed into the bits of a power of two whose units are ones, 128 as bfloat16 or 1024 as
  * float16, and that power plus the format's center is subtracted: small integers, exact. Codes of 8
@@ -57,6 +57,11 @@ static __device__ __forceinline__ struct tile_at tile_at_of(const struct tile_at
     return p;
 }
 
+template <bool SHARED, typename V> static __device__ __forceinline__ V load_weight(const V *at)
+{
+    return SHARED ? *at : __ldg(at); /* no kernel of a step writes weights */
+}
+
 /* SHARED: from shared memory, where rows of 128 bytes have their halves exchanged in odd rows, so
  * that eight lanes of two rows meet no bank twice. */
 template <enum quant_type T, bool SHARED>
@@ -73,20 +78,20 @@ static __device__ __forceinline__ void load_share(const struct tile_at *p, int g
             s->codes[half][i] = SHARED ? *(const uint4 *)at : load_once(at);
         }
         if (F::HIGH == 16)
-            s->high[half].x = *(const uint32_t *)(p->high + row * 16 + 4 * t);
+            s->high[half].x = load_weight<SHARED>((const uint32_t *)(p->high + row * 16 + 4 * t));
         if (F::HIGH == 32)
-            s->high[half] = *(const uint2 *)(p->high + row * 32 + 8 * t);
+            s->high[half] = load_weight<SHARED>((const uint2 *)(p->high + row * 32 + 8 * t));
         const uint8_t *scales = p->scales + row * F::SCALES;
         if (F::SCALES == 4)
-            s->scales[half][0] = *(const uint32_t *)scales;
+            s->scales[half][0] = load_weight<SHARED>((const uint32_t *)scales);
 #pragma unroll
         for (int i = 0; F::SCALES > 4 && i < F::SCALES / 8; i++) {
-            uint2 two = *(const uint2 *)(scales + 8 * i);
+            uint2 two = load_weight<SHARED>((const uint2 *)(scales + 8 * i));
             s->scales[half][2 * i] = two.x;
             s->scales[half][2 * i + 1] = two.y;
         }
         if (F::SUPERS)
-            s->supers[half] = *(const uint32_t *)(p->supers + row * 4);
+            s->supers[half] = load_weight<SHARED>((const uint32_t *)(p->supers + row * 4));
     }
 }
 
@@ -137,6 +142,14 @@ static __device__ __forceinline__ uint32_t scale_bits(const struct share<T> *s, 
     return word >> 16 * (k % 2) & 0xffffu;
 }
 
+/* d times byte i of word, exactly (d has at most 16 bits), without a conversion: the byte is the
+ * end of the fraction of 2^23 + byte. */
+static __device__ __forceinline__ float times_byte(float d, uint32_t word, int i)
+{
+    float sum = __uint_as_float(__byte_perm(word, 0x4b000000u, 0x7440 + (unsigned)i));
+    return fmaf(d, sum, -8388608.0f * d);
+}
+
 /* Scale of the columns of group k of 32, or of its first or second sixteen. */
 template <enum quant_type T>
 static __device__ __forceinline__ float scale_of(const struct share<T> *s, int half, int k,
@@ -153,13 +166,14 @@ static __device__ __forceinline__ float scale_of(const struct share<T> *s, int h
     float d = f16_float((uint16_t)s->supers[half]);
     if (F::SIXTEEN)
         return d * (float)(int8_t)(two >> 8 * sixteenth);
-    return d * (float)(two & 255);
+    return times_byte(d, s->scales[half][k / 2 % (F::SCALES / 4)], 2 * (k % 2));
 }
 
 template <enum quant_type T>
 static __device__ __forceinline__ float least_of(const struct share<T> *s, int half, int k)
 {
-    return f16_float((uint16_t)(s->supers[half] >> 16)) * (float)(scale_bits<T>(s, half, k) >> 8);
+    return times_byte(f16_float((uint16_t)(s->supers[half] >> 16)),
+                      s->scales[half][k / 2 % (tiles<T>::SCALES / 4)], 2 * (k % 2) + 1);
 }
 
 /* The columns of a lane's elements 0 and 4 of group k, in the chunk; the others follow them. */
@@ -172,6 +186,30 @@ template <enum quant_type T> static __device__ __forceinline__ int first_column(
 template <enum quant_type T> static __device__ __forceinline__ int second_column(int k, int t)
 {
     return first_column<T>(k, t) + (tiles<T>::SIXTEEN ? 16 : 4);
+}
+
+/* Rows of inputs of a chunk in shared memory, 256 bytes each: which of its 16-byte units row's unit
+ * i is, i ^ tile_swizzle(row), so that lanes that read together meet no bank twice. */
+static __device__ __forceinline__ int tile_swizzle(int row)
+{
+    return (row & 1) * 5 | (row & 2);
+}
+
+/* The inputs of lane (g, t) in group k as fragments; x: where input g begins. */
+template <enum quant_type T>
+static __device__ __forceinline__ void tile_inputs(const char *x, int g, int t, int k,
+                                                   uint32_t b[4])
+{
+    int swizzle = tile_swizzle(g);
+    if (tiles<T>::SIXTEEN) {
+        int unit = 4 * k + t / 2;
+        uint2 low = *(const uint2 *)(x + 16 * (unit ^ swizzle) + 8 * (t % 2));
+        uint2 high = *(const uint2 *)(x + 16 * ((unit + 2) ^ swizzle) + 8 * (t % 2));
+        b[0] = low.x, b[1] = low.y, b[2] = high.x, b[3] = high.y;
+        return;
+    }
+    uint4 v = *(const uint4 *)(x + 16 * ((first_column<T>(k, t) / 8) ^ swizzle));
+    b[0] = v.x, b[1] = v.y, b[2] = v.z, b[3] = v.w;
 }
 
 #endif

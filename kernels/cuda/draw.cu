@@ -42,6 +42,7 @@ struct work { /* a block's shared memory */
     float floats[WARPS];
     struct pick_best bests[WARPS];
     unsigned n_few;
+    int n_changes;
     float raw;
 };
 
@@ -70,6 +71,7 @@ static __device__ __forceinline__ uint64_t scan(uint64_t x, struct work *w, uint
         w->sums[warp] = x;
     __syncthreads();
     uint64_t before = 0, all = 0;
+#pragma unroll 4
     for (int i = 0; i < WARPS; i++) {
         before += i < warp ? w->sums[i] : 0;
         all += w->sums[i];
@@ -95,6 +97,7 @@ static __device__ __forceinline__ uint64_t max_of(uint64_t x, struct work *w)
     if (threadIdx.x % CUDA_WARP == 0)
         w->sums[threadIdx.x / CUDA_WARP] = x;
     __syncthreads();
+#pragma unroll 4
     for (int i = 0; i < WARPS; i++)
         x = w->sums[i] > x ? w->sums[i] : x;
     return x;
@@ -382,15 +385,17 @@ static __device__ __forceinline__ float bounded(float x)
     return x > FINITE_MAX ? FINITE_MAX : x;
 }
 
-/* Count the pending token among the changes; returns how many these are then. */
-static __device__ int add_pending(struct work *w, const struct cuda_draw *d)
+/* Count the pending token among the changes; work.n_changes becomes how many these are then. */
+static __device__ void add_pending(struct work *w, const struct cuda_draw *d)
 {
     int n = d->row.n_changes;
-    if (!d->pending || *d->pending >= d->row.n_valid)
-        return n;
-    if (threadIdx.x == 0)
+    if (threadIdx.x == 0) {
+        w->n_changes = n;
         w->n_few = 0;
+    }
     __syncthreads();
+    if (!d->pending || *d->pending >= d->row.n_valid)
+        return;
     for (int i = (int)threadIdx.x; i < n; i += THREADS)
         if (d->changes[i].token == *d->pending) {
             d->changes[i].count++;
@@ -398,14 +403,12 @@ static __device__ int add_pending(struct work *w, const struct cuda_draw *d)
             w->n_few = 1;
         }
     __syncthreads();
-    if (w->n_few)
-        return n;
-    if (threadIdx.x == 0) {
+    if (threadIdx.x == 0 && !w->n_few) {
         struct draw_change c = {*d->pending, 0, 1, true, false};
         d->changes[n] = c;
+        w->n_changes = n + 1;
     }
     __syncthreads();
-    return n + 1;
 }
 
 /* Apply changes and mask to the row; a change's bias becomes the logit it found. */
@@ -527,20 +530,21 @@ draw(float *logits, struct draw_result *results, const struct cuda_draw *draws, 
     int token = -1;
     float logit = -INFINITY;
 
-    if (threadIdx.x == 0)
+    if (threadIdx.x == 0) {
+        result->pick = pick; /* now: few registers are free further on */
         result->n_top = 0;
+    }
     __syncthreads();
     if (d->row.wanted && !pick.bad) {
         if (d->row.n_top > 0)
             tell_top(w, x, &d->row, result);
-        int n_changes = add_pending(w, d);
-        change(x, d, n_changes);
+        add_pending(w, d);
+        change(x, d, w->n_changes);
         token = choose(w, x, d);
         if (token >= 0)
-            logit = raw_logit(w, x, d, n_changes, token);
+            logit = raw_logit(w, x, d, w->n_changes, token);
     }
     if (threadIdx.x == 0) {
-        result->pick = pick;
         result->token = token;
         result->logit = logit;
     }

@@ -4,9 +4,16 @@
  * The products of a group of columns are summed by themselves and then times the group's scale, so
  * weights are exact (codes.cuh); a group's least value is taken times the sum of its inputs. A warp
  * loads its next chunk before it computes with this one, and its first before it waits for the
- * kernel that makes its inputs. */
+ * kernel that makes its inputs.
+ *
+ * At one or two inputs what limits is not memory alone but the number of instructions. So the lanes
+ * of a warp split the inputs of a chunk together, four columns each, and exchange them in shared
+ * memory; and the tensor cores' eight columns hold the high parts of up to four inputs in the even
+ * and their low parts in the odd ones (PAIRED), so that one product serves both. */
 #include "kernels/cuda/codes.cuh"
 #include "kernels/cuda/skinny.cuh"
+
+enum { INPUT_BYTES = CUDA_CHUNK * 2 }; /* of an input's chunk */
 
 struct quant_job {
     struct tile_at planes;
@@ -17,121 +24,151 @@ struct quant_jobs {
     int first_block[SKINNY_JOBS + 1], n_jobs;
 };
 
-/* The eight inputs of lane (g, t) in group k of a chunk that begins at col, and for formats with a
- * least value the sums of inputs 2 t and 2 t + 1 over these columns. */
-template <enum quant_type T>
-static __device__ __forceinline__ void load_inputs(const struct skinny_inputs *x, int g, int t,
-                                                   int col, int k, uint32_t high[4],
-                                                   uint32_t low[4], float sums[2])
+/* A warp's place for the inputs of a chunk: rows as the tensor cores' columns, and sums over 32
+ * columns. N: how many inputs at most. */
+template <int N> struct meeting {
+    static constexpr bool PAIRED = N <= 4;
+    unsigned char rows[PAIRED ? 8 : 16][INPUT_BYTES];
+    float sums[N][4];
+};
+
+/* The inputs of the chunk that begins at col, four columns a lane, zeros beyond. */
+template <enum quant_type T, int N>
+static __device__ __forceinline__ void put_inputs(struct meeting<N> *m,
+                                                  const struct skinny_inputs *x, int col, int lane)
 {
-    float v[8] = {0, 0, 0, 0, 0, 0, 0, 0};
-    if (g < x->n && col + 32 * k < x->cols) {
-        const float *from = x->x + (int64_t)g * x->cols + col;
-        float4 a = *(const float4 *)(from + first_column<T>(k, t));
-        float4 b = *(const float4 *)(from + second_column<T>(k, t));
-        v[0] = a.x, v[1] = a.y, v[2] = a.z, v[3] = a.w;
-        v[4] = b.x, v[5] = b.y, v[6] = b.z, v[7] = b.w;
-    }
-    split_eight<tiles<T>::BF16>(v, high, low);
-    if (tiles<T>::LEAST) {
-        float sum = ((v[0] + v[1]) + (v[2] + v[3])) + ((v[4] + v[5]) + (v[6] + v[7]));
-        sum += __shfl_xor_sync(0xffffffffu, sum, 1);
-        sum += __shfl_xor_sync(0xffffffffu, sum, 2);
-        sums[0] = __shfl_sync(0xffffffffu, sum, 8 * t);
-        sums[1] = __shfl_sync(0xffffffffu, sum, 8 * t + 4);
+    const float *from = x->x + col + 4 * lane;
+#pragma unroll
+    for (int i = 0; i < N; i++) {
+        float4 v = make_float4(0, 0, 0, 0);
+        uint2 parts[2];
+        if (i >= x->n)
+            break;
+        if (col + 4 * lane < x->cols)
+            v = *(const float4 *)(from + (int64_t)i * x->cols);
+        split_pair<tiles<T>::BF16>(v.x, v.y, &parts[0].x, &parts[1].x);
+        split_pair<tiles<T>::BF16>(v.z, v.w, &parts[0].y, &parts[1].y);
+#pragma unroll
+        for (int low = 0; low < 2; low++) {
+            int row = meeting<N>::PAIRED ? 2 * i + low : i + 8 * low;
+            *(uint2 *)(m->rows[row] + 16 * ((lane / 2) ^ tile_swizzle(row)) + 8 * (lane % 2)) =
+                parts[low];
+        }
+        if (!tiles<T>::LEAST)
+            continue;
+        float sum = (v.x + v.y) + (v.z + v.w);
+#pragma unroll
+        for (int mask = 1; mask < 8; mask *= 2)
+            sum += __shfl_xor_sync(0xffffffffu, sum, mask);
+        if (lane % 8 == 0)
+            m->sums[i][lane / 8] = sum;
     }
 }
 
-/* acc += the products of R tiles' share of the chunk that begins at col */
-template <enum quant_type T, int R>
+/* acc += the products of a tile's share of a chunk: rows g and g + 8, inputs t (PAIRED: acc 0 and
+ * 2) or 2 t and 2 t + 1. */
+template <enum quant_type T, int N>
 static __device__ __forceinline__ void add_chunk(const struct share<T> *s,
-                                                 const struct skinny_inputs *x, int g, int t,
-                                                 int col, float acc[R][1][4])
+                                                 const struct meeting<N> *m, int g, int t,
+                                                 float acc[4])
 {
     typedef tiles<T> F;
+    const bool PAIRED = meeting<N>::PAIRED;
+    const int EACH = PAIRED ? 1 : 2;
+    float sums[EACH][4] = {};
+#pragma unroll
+    for (int i = 0; F::LEAST && i < EACH; i++) {
+        int input = EACH * t + i;
+        float4 four = *(const float4 *)m->sums[input < N ? input : N - 1];
+        sums[i][0] = four.x, sums[i][1] = four.y, sums[i][2] = four.z, sums[i][3] = four.w;
+    }
 #pragma unroll
     for (int k = 0; k < 4; k++) {
         uint32_t high[4], low[4];
-        float sums[2] = {0, 0};
-        load_inputs<T>(x, g, t, col, k, high, low, sums);
+        tile_inputs<T>((const char *)m->rows[g], g, t, k, high);
+        if (!PAIRED)
+            tile_inputs<T>((const char *)m->rows[8 * !PAIRED + g], g, t, k, low);
+        float part[4] = {0, 0, 0, 0}, other[4] = {0, 0, 0, 0};
 #pragma unroll
-        for (int r = 0; r < R; r++) {
-            float part[4] = {0, 0, 0, 0}, other[4] = {0, 0, 0, 0};
+        for (int half = 0; half < 2; half++) {
+            uint32_t a[4];
 #pragma unroll
-            for (int m = 0; m < 2; m++) {
-                uint32_t a[4];
-#pragma unroll
-                for (int i = 0; i < 4; i++)
-                    a[i] = pair_of<T, F::BF16>(&s[r], i % 2, k, 2 * m + i / 2);
-                float *to = F::SIXTEEN && m ? other : part;
-                mma_16816<F::BF16>(to, a, high + 2 * m);
-                mma_16816<F::BF16>(to, a, low + 2 * m);
-            }
-#pragma unroll
-            for (int i = 0; i < 4; i++) {
-                float *to = &acc[r][0][i];
-                *to += scale_of<T>(&s[r], i / 2, k, 0) * part[i];
-                if (F::SIXTEEN)
-                    *to += scale_of<T>(&s[r], i / 2, k, 1) * other[i];
-                if (F::LEAST)
-                    *to -= least_of<T>(&s[r], i / 2, k) * sums[i % 2];
-            }
+            for (int i = 0; i < 4; i++)
+                a[i] = pair_of<T, F::BF16>(s, i % 2, k, 2 * half + i / 2);
+            float *to = F::SIXTEEN && half ? other : part;
+            mma_16816<F::BF16>(to, a, high + 2 * half);
+            if (!PAIRED)
+                mma_16816<F::BF16>(to, a, low + 2 * half);
         }
-    }
-}
-
-/* beyond the last tile: the last once more, not written */
-template <enum quant_type T, int R>
-static __device__ __forceinline__ void load_tiles(const struct tile_at *planes, int tile0,
-                                                  int n_tiles, int chunk, int n_chunks, int g,
-                                                  int t, struct share<T> s[R])
-{
 #pragma unroll
-    for (int r = 0; r < R; r++) {
-        int tile = tile0 + r < n_tiles ? tile0 + r : n_tiles - 1;
-        struct tile_at at = tile_at_of<T>(planes, tile, chunk, n_chunks);
-        load_share<T, false>(&at, g, t, &s[r]);
+        for (int half = 0; half < 2; half++)
+#pragma unroll
+            for (int i = 0; i < EACH; i++) {
+                const float *p = part + 2 * half + i, *o = other + 2 * half + i;
+                float *to = &acc[2 * half + i];
+                *to += scale_of<T>(s, half, k, 0) * (PAIRED ? p[0] + p[1] : p[0]);
+                if (F::SIXTEEN)
+                    *to += scale_of<T>(s, half, k, 1) * (PAIRED ? o[0] + o[1] : o[0]);
+                if (F::LEAST)
+                    *to -= least_of<T>(s, half, k) * sums[i][k];
+            }
     }
 }
 
-template <enum quant_type T, int R>
-static __global__ void __launch_bounds__(SKINNY_THREADS)
+/* Blocks to a multiprocessor, as many as registers are enough for. */
+template <enum quant_type T, int N> static constexpr int quant_blocks()
+{
+    return tiles<T>::SCALES > 8 ? (N > 4 ? 1 : 2) : N > 4 || tiles<T>::FLOATS ? 2 : 3;
+}
+
+template <enum quant_type T, int N>
+static __global__ void __launch_bounds__(SKINNY_THREADS, (quant_blocks<T, N>()))
     skinny_quant(const __grid_constant__ struct quant_jobs jobs, struct skinny_inputs x,
                  int n_chunks, struct cuda_experts experts)
 {
-    CUDA_SHARED(float, shared);
+    CUDA_SHARED(struct meeting<N>, meetings);
     int j = 0;
     while (j + 1 < SKINNY_JOBS && (int)blockIdx.x >= jobs.first_block[j + 1])
         j++;
     struct quant_job job = jobs.job[j];
-    if (R == 1 && experts.ids) {
+    if (meeting<N>::PAIRED && experts.ids) {
         grid_wait(); /* ids are of an earlier kernel */
         const struct quant_view *v = skinny_expert(&experts, jobs.n_jobs, j, &x, &job.out);
         job.planes = (struct tile_at){v->codes, v->high, v->scales, v->supers, 0};
     }
-    int tile0 = ((int)blockIdx.x - jobs.first_block[j]) * R;
-    int n_tiles = (job.out.rows + CUDA_TILE_ROWS - 1) / CUDA_TILE_ROWS;
+    int tile = (int)blockIdx.x - jobs.first_block[j];
     int warp = (int)threadIdx.x / CUDA_WARP, lane = (int)threadIdx.x % CUDA_WARP;
     int g = lane / 4, t = lane % 4, chunk = warp;
-    float acc[R][1][4] = {};
-    struct share<T> now[R], next[R];
+    struct meeting<N> *m = &meetings[warp];
+    float acc[1][1][4] = {};
+    struct share<T> now, next;
 
-    if (chunk < n_chunks)
-        load_tiles<T, R>(&job.planes, tile0, n_tiles, chunk, n_chunks, g, t, now);
+    if (chunk < n_chunks) {
+        struct tile_at at = tile_at_of<T>(&job.planes, tile, chunk, n_chunks);
+        load_share<T, false>(&at, g, t, &now);
+    }
     grid_wait();
+    if (chunk < n_chunks)
+        put_inputs<T, N>(m, &x, chunk * CUDA_CHUNK, lane);
     for (; chunk < n_chunks; chunk += SKINNY_WARPS) {
         int after = chunk + SKINNY_WARPS;
-        if (after < n_chunks)
-            load_tiles<T, R>(&job.planes, tile0, n_tiles, after, n_chunks, g, t, next);
-        add_chunk<T, R>(now, &x, g, t, chunk * CUDA_CHUNK, acc);
-#pragma unroll
-        for (int r = 0; r < R; r++)
-            now[r] = next[r];
+        bool more = after < n_chunks;
+        if (more) {
+            struct tile_at at = tile_at_of<T>(&job.planes, tile, after, n_chunks);
+            load_share<T, false>(&at, g, t, &next);
+        }
+        __syncwarp(); /* the inputs are there */
+        add_chunk<T, N>(&now, m, g, t, acc[0][0]);
+        __syncwarp(); /* and were read */
+        if (more)
+            put_inputs<T, N>(m, &x, after * CUDA_CHUNK, lane);
+        now = next;
     }
-    reduce_write<1, R>(acc, shared, &job.out, x.n, tile0 * CUDA_TILE_ROWS);
+    reduce_write<1, 1, meeting<N>::PAIRED>(acc, (float *)meetings, &job.out, x.n,
+                                           tile * CUDA_TILE_ROWS);
 }
 
-template <enum quant_type T, int R>
+template <enum quant_type T, int N>
 static void launch(struct device *d, const struct linear_args *a, const struct skinny_inputs *x,
                    const struct cuda_experts *experts)
 {
@@ -144,25 +181,25 @@ static void launch(struct device *d, const struct linear_args *a, const struct s
         jobs.first_block[j] = blocks;
         jobs.job[j] = (struct quant_job){{c->codes, c->high, c->scales, c->supers, 0},
                                          {job->out, job->bias, (int)job->w->rows, a->add}};
-        blocks += (c->n_tiles + R - 1) / R;
+        blocks += c->n_tiles;
         n_chunks = c->n_chunks;
     }
     for (int j = a->n_jobs; j <= SKINNY_JOBS; j++)
         jobs.first_block[j] = blocks;
-    auto kernel = skinny_quant<T, R>;
+    auto kernel = skinny_quant<T, N>;
     CUDA_LAUNCH_EARLY(kernel, dim3((unsigned)blocks, (unsigned)experts->n_pairs),
-                      dim3(SKINNY_THREADS), skinny_shared(1), d, jobs, *x, n_chunks, *experts);
+                      dim3(SKINNY_THREADS), SKINNY_WARPS * sizeof(struct meeting<N>), d, jobs, *x,
+                      n_chunks, *experts);
 }
 
-/* Two tiles share the inputs that they read once those weigh as much as the codes. */
 template <enum quant_type T>
 static void choose(struct device *d, const struct linear_args *a, const struct skinny_inputs *x,
                    const struct cuda_experts *experts)
 {
-    if (a->n <= 2)
-        launch<T, 1>(d, a, x, experts);
+    if (a->n <= 4)
+        launch<T, 4>(d, a, x, experts);
     else
-        launch<T, 2>(d, a, x, experts);
+        launch<T, 8>(d, a, x, experts);
 }
 
 void cuda_skinny_quant(struct device *d, const struct linear_args *a,

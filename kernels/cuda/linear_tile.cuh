@@ -44,11 +44,6 @@ struct tile_work {
     int *counters;  /* [tile]: 0 between launches */
 };
 
-static __device__ __forceinline__ int tile_swizzle(int row)
-{
-    return (row & 1) * 5 | (row & 2);
-}
-
 /* Bytes of a warp's weights in a stage. */
 template <enum quant_type T> static __host__ __device__ constexpr int tile_warp_bytes()
 {
@@ -125,23 +120,6 @@ static __device__ __forceinline__ void tile_load_inputs(const struct tile_work *
         copy_async_16(to + 16 * row,
                       w->sums + ((int64_t)(input0 + row) * w->padded + chunk * CUDA_CHUNK) / 32,
                       input0 + row < rows);
-}
-
-/* The inputs of lane (g, t) in group k as fragments; x: where input g begins. */
-template <enum quant_type T>
-static __device__ __forceinline__ void tile_inputs(const char *x, int g, int t, int k,
-                                                   uint32_t b[4])
-{
-    int swizzle = tile_swizzle(g);
-    if (tiles<T>::SIXTEEN) {
-        int unit = 4 * k + t / 2;
-        uint2 low = *(const uint2 *)(x + 16 * (unit ^ swizzle) + 8 * (t % 2));
-        uint2 high = *(const uint2 *)(x + 16 * ((unit + 2) ^ swizzle) + 8 * (t % 2));
-        b[0] = low.x, b[1] = low.y, b[2] = high.x, b[3] = high.y;
-        return;
-    }
-    uint4 v = *(const uint4 *)(x + 16 * ((first_column<T>(k, t) / 8) ^ swizzle));
-    b[0] = v.x, b[1] = v.y, b[2] = v.z, b[3] = v.w;
 }
 
 /* A group's scale as an operand: what the codes are multiplied by before the product, exactly or
@@ -371,7 +349,7 @@ static __global__ void __launch_bounds__(TILE_THREADS, (tile_blocks<T, NT>()))
     int part = (int)blockIdx.x % w.n_parts, block = (int)blockIdx.x / w.n_parts, j = 0;
     while (j + 1 < SKINNY_JOBS && block >= w.first_block[j + 1])
         j++;
-    struct tile_job job = w.job[j];
+    const struct tile_job &job = w.job[j]; /* stays where the arguments are */
     int warp = (int)threadIdx.x / CUDA_WARP, lane = (int)threadIdx.x % CUDA_WARP;
     int row0 = (block - w.first_block[j]) * TILE_ROWS + warp * CUDA_TILE_ROWS;
     int input0 = part * 8 * NT, n_left = w.n - input0;

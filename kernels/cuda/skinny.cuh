@@ -51,24 +51,31 @@ template <bool BF16> static __device__ __forceinline__ float second_of(uint32_t 
     return BF16 ? __uint_as_float(pair & 0xffff0000u) : f16_float((uint16_t)(pair >> 16));
 }
 
-/* Eight inputs as four pairs, high and low parts. */
+/* Two inputs as a pair, high and low parts. */
+template <bool BF16>
+static __device__ __forceinline__ void split_pair(float a, float b, uint32_t *high, uint32_t *low)
+{
+    if (!BF16) {
+        a = saturate_f16(a);
+        b = saturate_f16(b);
+    }
+    *high = pack_pair<BF16>(a, b);
+    *low = pack_pair<BF16>(a - first_of<BF16>(*high), b - second_of<BF16>(*high));
+}
+/* Eight inputs as four pairs. */
 template <bool BF16>
 static __device__ __forceinline__ void split_eight(const float x[8], uint32_t high[4],
                                                    uint32_t low[4])
 {
 #pragma unroll
-    for (int i = 0; i < 4; i++) {
-        float a = BF16 ? x[2 * i] : saturate_f16(x[2 * i]);
-        float b = BF16 ? x[2 * i + 1] : saturate_f16(x[2 * i + 1]);
-        high[i] = pack_pair<BF16>(a, b);
-        low[i] = pack_pair<BF16>(a - first_of<BF16>(high[i]), b - second_of<BF16>(high[i]));
-    }
+    for (int i = 0; i < 4; i++)
+        split_pair<BF16>(x[2 * i], x[2 * i + 1], &high[i], &low[i]);
 }
 
 /* Add up acc[R][NT][4] of the block's warps and write: a lane holds of tile r and inputs 8 nt ..
- * rows lane / 4 (i < 2) and + 8, inputs 2 (lane % 4) + i % 2. Shared memory: SKINNY_WARPS * NT *
- * 128 floats, used once per r. */
-template <int NT, int R>
+ * rows lane / 4 (i < 2) and + 8, inputs 2 (lane % 4) + i % 2; PAIRED: of four inputs, lane % 4's
+ * in the even i. Shared memory: SKINNY_WARPS * NT * 128 floats, used once per r. */
+template <int NT, int R, bool PAIRED = false>
 static __device__ __forceinline__ void reduce_write(float acc[R][NT][4], float *shared,
                                                     const struct skinny_out *o, int n, int row0)
 {
@@ -80,11 +87,12 @@ static __device__ __forceinline__ void reduce_write(float acc[R][NT][4], float *
 #pragma unroll
         for (int nt = 0; nt < NT; nt++)
 #pragma unroll
-            for (int i = 0; i < 4; i++) /* [warp][input][row] */
-                shared[(warp * NT * 8 + nt * 8 + 2 * t + i % 2) * 16 + g + 8 * (i / 2)] =
-                    acc[r][nt][i];
+            for (int i = 0; i < 4; i += PAIRED ? 2 : 1) { /* [warp][input][row] */
+                int input = PAIRED ? t : nt * 8 + 2 * t + i % 2;
+                shared[(warp * NT * 8 + input) * 16 + g + 8 * (i / 2)] = acc[r][nt][i];
+            }
         __syncthreads();
-        for (int at = (int)threadIdx.x; at < NT * 128; at += SKINNY_THREADS) {
+        for (int at = (int)threadIdx.x; at < (PAIRED ? 64 : NT * 128); at += SKINNY_THREADS) {
             int input = at / 16, row = row0 + 16 * r + at % 16;
             float sum = 0;
 #pragma unroll
