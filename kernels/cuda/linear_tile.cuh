@@ -53,10 +53,15 @@ template <enum quant_type T> static __host__ __device__ constexpr int tile_warp_
                : CUDA_TILE_ROWS * (F::CODES + F::HIGH + F::SCALES + (F::SUPERS ? 4 : 0));
 }
 
-static __device__ __forceinline__ void tile_copy(char *to, const uint8_t *from, int bytes, int lane)
+/* By the lanes of a warp. */
+template <int BYTES>
+static __device__ __forceinline__ void tile_copy(char *to, const uint8_t *from, int lane)
 {
-    for (int at = 16 * lane; at < bytes; at += 16 * CUDA_WARP)
-        copy_async_16(to + at, from + at, true);
+    const int EACH = 16 * CUDA_WARP;
+#pragma unroll
+    for (int at = 0; at < BYTES; at += EACH)
+        if (at + EACH <= BYTES || at + 16 * lane < BYTES)
+            copy_async_16(to + at + 16 * lane, from + at + 16 * lane, true);
 }
 
 /* A warp's weights of one chunk; floats: rows row0 .. row0 + 15 of `rows`. */
@@ -89,15 +94,15 @@ static __device__ __forceinline__ void tile_load_weights(const struct tile_work 
                           at.codes + row * at.pitch + 16 * unit, true);
         }
     } else {
-        tile_copy(to, at.codes, CUDA_TILE_ROWS * F::CODES, lane);
+        tile_copy<CUDA_TILE_ROWS * F::CODES>(to, at.codes, lane);
     }
     to += CUDA_TILE_ROWS * F::CODES;
-    tile_copy(to, at.high, CUDA_TILE_ROWS * F::HIGH, lane);
+    tile_copy<CUDA_TILE_ROWS * F::HIGH>(to, at.high, lane);
     to += CUDA_TILE_ROWS * F::HIGH;
-    tile_copy(to, at.scales, CUDA_TILE_ROWS * F::SCALES, lane);
+    tile_copy<CUDA_TILE_ROWS * F::SCALES>(to, at.scales, lane);
     to += CUDA_TILE_ROWS * F::SCALES;
     if (F::SUPERS)
-        tile_copy(to, at.supers, CUDA_TILE_ROWS * 4, lane);
+        tile_copy<CUDA_TILE_ROWS * 4>(to, at.supers, lane);
 }
 
 /* The inputs of one chunk, zeros beyond the last, and behind them their sums. */
@@ -105,18 +110,20 @@ template <enum quant_type T>
 static __device__ __forceinline__ void tile_load_inputs(const struct tile_work *w, char *to,
                                                         int input0, int chunk)
 {
-    int rows = (w->n + 7) / 8 * 8;
-    for (int i = (int)threadIdx.x; i < w->x_rows * 16; i += TILE_THREADS) {
-        int row = i / 16, unit = i % 16;
-        const uint16_t *from =
-            w->x + (int64_t)(input0 + row) * w->padded + chunk * CUDA_CHUNK + 8 * unit;
-        copy_async_16(to + row * TILE_X_BYTES + 16 * (unit ^ tile_swizzle(row)), from,
-                      input0 + row < rows);
+    const int ROWS = TILE_THREADS / 16; /* at a time; their swizzle repeats */
+    int rows = (w->n + 7) / 8 * 8, row = (int)threadIdx.x / 16, unit = (int)threadIdx.x % 16;
+    char *at = to + row * TILE_X_BYTES + 16 * (unit ^ tile_swizzle(row));
+    const uint16_t *from =
+        w->x + (int64_t)(input0 + row) * w->padded + chunk * CUDA_CHUNK + 8 * unit;
+    for (; row < w->x_rows; row += ROWS) {
+        copy_async_16(at, from, input0 + row < rows);
+        at += ROWS * TILE_X_BYTES;
+        from += ROWS * w->padded;
     }
     if (!tiles<T>::LEAST)
         return;
     to += w->x_rows * TILE_X_BYTES;
-    for (int row = (int)threadIdx.x; row < w->x_rows; row += TILE_THREADS)
+    for (row = (int)threadIdx.x; row < w->x_rows; row += TILE_THREADS)
         copy_async_16(to + 16 * row,
                       w->sums + ((int64_t)(input0 + row) * w->padded + chunk * CUDA_CHUNK) / 32,
                       input0 + row < rows);
