@@ -1,7 +1,8 @@
 /* norm: RMSNorm (Zhang and Sennrich 2019). Engine thread. Long rows take a block each, short ones
  * (the heads of q and k) a warp each; a thread's share of a row is read once, into registers, and a
- * row's sum has one order whatever n is. */
-#include "kernels/cuda/cuda.cuh"
+ * row's sum has one order whatever n is. The product behind a norm may begin to fetch weights while
+ * it runs (grid_trigger). */
+#include "kernels/cuda/ptx.cuh"
 
 enum { THREADS = 256, WARPS = THREADS / CUDA_WARP, SHORT = 512, KEPT = 32 };
 
@@ -21,6 +22,7 @@ static __global__ void norm_long(float *out, const float *in, const float *weigh
     const float *from = in + (int64_t)blockIdx.x * dim;
     float *to = out + (int64_t)blockIdx.x * dim;
     float sum = 0;
+    grid_trigger();
     for (int i = (int)threadIdx.x; i < dim; i += THREADS)
         sum += from[i] * from[i];
     float scale = 1 / sqrtf(block_sum(sum, scratch) / (float)dim + eps);
@@ -40,6 +42,7 @@ static __global__ void norm_wide(float *out, const float *in, const float *weigh
     float4 kept[KEPT / 4];
     float sum = 0;
     int n = dim / 4;
+    grid_trigger();
 #pragma unroll
     for (int j = 0; j < KEPT / 4; j++) {
         int i = (int)threadIdx.x + j * THREADS;
