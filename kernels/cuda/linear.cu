@@ -63,8 +63,9 @@ template <bool BF16>
 static __global__ void split(const float *in, int n, int cols, int padded, uint16_t *high,
                              uint16_t *low, float *sums)
 {
-    int64_t at = ((int64_t)blockIdx.x * PLAIN_THREADS + threadIdx.x) * 8;
-    int row = (int)(at / padded), col = (int)(at % padded), rows = (n + 7) / 8 * 8;
+    unsigned eighth = blockIdx.x * PLAIN_THREADS + threadIdx.x, each = (unsigned)padded / 8;
+    int row = (int)(eighth / each), col = (int)(eighth % each * 8), rows = (n + 7) / 8 * 8;
+    int64_t at = (int64_t)eighth * 8;
     bool inside = row < rows;
     float x[8], sum = 0;
     uint32_t h[4], l[4];

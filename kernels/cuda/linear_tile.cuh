@@ -360,8 +360,8 @@ static __global__ void __launch_bounds__(TILE_THREADS, (tile_blocks<T, NT>()))
     int warp = (int)threadIdx.x / CUDA_WARP, lane = (int)threadIdx.x % CUDA_WARP;
     int row0 = (block - w.first_block[j]) * TILE_ROWS + warp * CUDA_TILE_ROWS;
     int input0 = part * 8 * NT, n_left = w.n - input0;
-    int begin = (int)((int64_t)w.n_chunks * blockIdx.y / gridDim.y);
-    int end = (int)((int64_t)w.n_chunks * (blockIdx.y + 1) / gridDim.y);
+    int begin = (int)((unsigned)w.n_chunks * blockIdx.y / gridDim.y); /* below 2^24 * 2^4 */
+    int end = (int)((unsigned)w.n_chunks * (blockIdx.y + 1) / gridDim.y);
     int mine = w.stage_bytes - (TILE_WARPS - warp) * tile_warp_bytes<T>();
     float acc[NT][4] = {};
 

@@ -184,9 +184,9 @@ template <enum quant_type T>
 static __global__ void dequantize_tiles(struct quant_view v, int64_t tile0, int64_t n_tiles,
                                         int64_t n_rows, uint16_t *out)
 {
-    int64_t index = ((int64_t)blockIdx.x * THREADS + threadIdx.x) / CUDA_WARP;
-    int64_t tile = index / v.n_chunks;
-    int chunk = (int)(index % v.n_chunks), lane = (int)threadIdx.x % CUDA_WARP;
+    unsigned index = blockIdx.x * (THREADS / CUDA_WARP) + threadIdx.x / CUDA_WARP;
+    int64_t tile = index / (unsigned)v.n_chunks;
+    int chunk = (int)(index % (unsigned)v.n_chunks), lane = (int)threadIdx.x % CUDA_WARP;
     int g = lane / 4, t = lane % 4;
     struct tile_at planes = {v.codes, v.high, v.scales, v.supers, 0};
     struct share<T> s;
