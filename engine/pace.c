@@ -4,7 +4,7 @@
 #include <limits.h>
 
 enum {
-    TOKENS_MIN = 4, /* prompts go on, whatever they cost */
+    TOKENS_MIN = 2, /* prompts go on, whatever they cost */
     AGE_MAX = 32,   /* steps with prompts before one goes without */
 };
 static const double stretch = 1.5;  /* of a step without prompts, if that is above the target */

@@ -21,7 +21,8 @@ const char *kv_cache_type_name(enum quant_type type); /* in small letters; NULL:
 size_t kv_cache_block_bytes(const struct kv_options *options);
 /* K (or V) of all layers and blocks. 0: as above. */
 size_t kv_cache_half_bytes(const struct kv_options *options);
-/* Values that K (or V) of all layers and blocks has: Q8_0's scales begin so many bytes into it. */
+/* Values that K (or V) of all layers and blocks has: Q8_0's scales begin so many bytes into it,
+ * unless the backend keeps gaps. */
 size_t kv_cache_values(const struct kv_options *options);
 /* Bytes of a value, without its share of a scale. */
 int kv_cache_value_bytes(enum quant_type type);

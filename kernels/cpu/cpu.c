@@ -16,7 +16,8 @@
 #include <cpuid.h>
 #endif
 
-enum { ALIGN = 64, TILE_MAX = 32, THREADS_MAX = 512, PARALLEL_NS_MIN = 4000 };
+enum { HUGE_PAGE = 2 << 20, ALIGN = 64, TILE_MAX = 32, THREADS_MAX = 512 };
+enum { PARALLEL_NS_MIN = 4000 };
 /* A sequence of 32 heads at 32,000 positions on 2 threads, at 1,000,000 on 64. */
 enum { PARTIALS_PER_THREAD = 1024 };
 
@@ -230,15 +231,24 @@ static void device_matrix_free(struct device *d, struct matrix *m)
     m->packed = NULL;
 }
 
+/* The gap behind a layer, in values: whole cache lines of them and of their scales. */
+static size_t kv_gap(const struct kv_options *o)
+{
+    size_t line = (size_t)ALIGN * CPU_KV_GROUP;
+    size_t gap = HUGE_PAGE / (size_t)o->n_layers / (size_t)kv_cache_value_bytes(o->type);
+
+    return (gap + line - 1) / line * line;
+}
+
 static int kv_open(struct device *d, const struct kv_options *o)
 {
-    size_t bytes = kv_cache_half_bytes(o);
+    size_t bytes = kv_cache_half_bytes(o), values, scales; /* without the gaps at first */
 
     if (cpu_failed(d))
         return -1;
     if (d->kv_bytes)
         return cpu_fail(d, "the KV pool is already open");
-    if (!bytes || o->head_dim > CPU_HEAD_DIM_MAX)
+    if (!bytes || bytes > SIZE_MAX / 2 || o->head_dim > CPU_HEAD_DIM_MAX)
         return cpu_fail(d, "the KV pool's options are out of range");
     d->n_partials = d->n_threads * PARTIALS_PER_THREAD;
     d->partials = device_alloc(d, (size_t)d->n_partials * sizeof *d->partials);
@@ -246,6 +256,9 @@ static int kv_open(struct device *d, const struct kv_options *o)
         device_alloc(d, (size_t)d->n_partials * (size_t)o->head_dim * sizeof *d->partial_sums);
     if (!d->partials || !d->partial_sums)
         return cpu_fail(d, "no memory for the sums of %d rows of attention", d->n_partials);
+    values = kv_cache_values(o) + (size_t)o->n_layers * kv_gap(o);
+    scales = o->type == QUANT_Q8_0 ? values / CPU_KV_GROUP : 0;
+    bytes = values * (size_t)kv_cache_value_bytes(o->type) + scales * sizeof(uint16_t);
     for (int i = 0; i < 2; i++) {
         char *memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE,
                             MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -260,8 +273,8 @@ static int kv_open(struct device *d, const struct kv_options *o)
     }
     d->kv.o = *o;
     d->kv.value_bytes = kv_cache_value_bytes(o->type);
-    if (o->type == QUANT_Q8_0) {
-        size_t values = kv_cache_values(o);
+    d->kv.layer_values = values / (size_t)o->n_layers;
+    if (scales) {
         d->kv.k_scales = (uint16_t *)(void *)(d->kv.k + values);
         d->kv.v_scales = (uint16_t *)(void *)(d->kv.v + values);
     }

@@ -76,7 +76,7 @@ TEST(counts_are_told_apart)
     EXPECT(m.n_prompt >= 38 * 10);
     m.prompt_ms = 300; /* prompts go on, whatever they cost */
     drive(&m, 1, 40);
-    EXPECT_INT(m.n_prompt, (40 - m.n_probes) * 4 + 6 + 4 + 2); /* 10, 8, 6, then 4 */
+    EXPECT_INT(m.n_prompt, (40 - m.n_probes) * 2 + 8 + 6 + 4 + 2 + 1);
 }
 
 /* One disturbed step is not taken for the rule; a lasting change is. */
