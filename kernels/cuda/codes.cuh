@@ -57,6 +57,28 @@ static __device__ __forceinline__ struct tile_at tile_at_of(const struct tile_at
     return p;
 }
 
+/* The lane's own place: what load_share adds for g and t. */
+template <enum quant_type T>
+static __device__ __forceinline__ void tile_at_lane(struct tile_at *p, int g, int t)
+{
+    typedef tiles<T> F;
+    p->codes += g * p->pitch + 16 * t;
+    p->high += g * F::HIGH + F::HIGH / 4 * t;
+    p->scales += g * F::SCALES;
+    p->supers += g * 4;
+}
+
+/* n chunks on, an even number of them. */
+template <enum quant_type T>
+static __device__ __forceinline__ void tile_at_step(struct tile_at *p, int n)
+{
+    typedef tiles<T> F;
+    p->codes += n * (F::FLOATS ? (int)CUDA_CHUNK : CUDA_TILE_ROWS * F::CODES);
+    p->high += n * CUDA_TILE_ROWS * F::HIGH;
+    p->scales += n * CUDA_TILE_ROWS * F::SCALES;
+    p->supers += n / 2 * CUDA_TILE_ROWS * 4;
+}
+
 template <bool SHARED, typename V> static __device__ __forceinline__ V load_weight(const V *at)
 {
     return SHARED ? *at : __ldg(at); /* no kernel of a step writes weights */
@@ -105,6 +127,12 @@ static __device__ __forceinline__ uint32_t twice(uint32_t half)
     return half << 16 | half;
 }
 
+/* Bit `from` becomes bit 4. */
+static __device__ __forceinline__ uint32_t shifted_to_4(uint32_t x, int from)
+{
+    return from < 4 ? x << (4 - from) : x >> (from - 4);
+}
+
 /* Elements 2 i and 2 i + 1 of group k of 32, less the center, as a pair of bfloat16 or float16. */
 template <enum quant_type T, bool BF16>
 static __device__ __forceinline__ uint32_t pair_of(const struct share<T> *s, int half, int k, int i)
@@ -121,17 +149,16 @@ static __device__ __forceinline__ uint32_t pair_of(const struct share<T> *s, int
         uint32_t pair = __byte_perm(word ^ 0x80808080u, 0x64646464u, i % 2 ? 0x4342 : 0x4140);
         return subtract_f16(pair, F::CENTERED ? center : 0x64806480u);
     }
-    uint32_t pair = word_of(s->codes[half][0], k) >> 4 * i & 0x000f000fu;
+    const uint32_t one = BF16 ? 0x43004300u : 0x64006400u;
+    uint32_t pair = and_or(word_of(s->codes[half][0], k) >> 4 * i, 0x000f000fu, one);
     if (T == QUANT_Q5_K)
-        pair |= (s->high[half].x >> (4 * k + i) & 0x00010001u) << 4;
+        pair = and_or(shifted_to_4(s->high[half].x, 4 * k + i), 0x00100010u, pair);
     if (T == QUANT_Q6_K) {
         uint32_t word = k / 2 ? s->high[half].y : s->high[half].x;
-        pair |= (word >> 2 * (4 * (k % 2) + i) & 0x00030003u) << 4;
+        pair = and_or(shifted_to_4(word, 2 * (4 * (k % 2) + i)), 0x00300030u, pair);
     }
-    const uint32_t less = twice(T == QUANT_Q4_0 ? 8 : T == QUANT_Q6_K ? 32 : 0);
-    if (BF16)
-        return subtract_bf16(pair | 0x43004300u, 0x43004300u + less);
-    return subtract_f16(pair | 0x64006400u, F::CENTERED ? center : 0x64006400u + less);
+    const uint32_t less = one + twice(T == QUANT_Q4_0 ? 8 : T == QUANT_Q6_K ? 32 : 0);
+    return BF16 ? subtract_bf16(pair, less) : subtract_f16(pair, F::CENTERED ? center : less);
 }
 
 /* The bits of the scales of group k of 32: a float16, a pair (scale, least) or two int8. */

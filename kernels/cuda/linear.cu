@@ -16,7 +16,8 @@ static __global__ void linear_plain(struct quant_view v, struct skinny_inputs x,
                                     int job)
 {
     if (experts.ids)
-        v = *skinny_expert(&experts, n_jobs, job, &x, &o);
+        v = *skinny_expert(&experts, n_jobs, job, &x);
+    o = skinny_out_of(o);
     const float *in = x.x;
     int n = x.n;
     int64_t row = (int64_t)blockIdx.x * PLAIN_WARPS + threadIdx.x / CUDA_WARP;

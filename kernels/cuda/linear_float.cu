@@ -66,18 +66,19 @@ static __global__ void __launch_bounds__(SKINNY_THREADS)
     int j = 0;
     while (j + 1 < SKINNY_JOBS && (int)blockIdx.x >= jobs.first_block[j + 1])
         j++;
-    struct float_job job = jobs.job[j];
+    const uint16_t *weights = jobs.job[j].w;
     if (NT == 1 && R == 1 && experts.ids) {
         grid_wait(); /* ids are of an earlier kernel */
-        job.w = (const uint16_t *)skinny_expert(&experts, jobs.n_jobs, j, &x, &job.out)->raw;
+        weights = (const uint16_t *)skinny_expert(&experts, jobs.n_jobs, j, &x)->raw;
     }
+    int rows = jobs.job[j].out.rows;
     int row0 = ((int)blockIdx.x - jobs.first_block[j]) * 16 * R;
     int warp = (int)threadIdx.x / CUDA_WARP, lane = (int)threadIdx.x % CUDA_WARP;
     int g = lane / 4, t = lane % 4, col = warp * TURN + 8 * t;
     float acc[R][NT][4] = {};
     uint4 w[R][2][PIECES];
 
-    load_turn<R>(job.w, job.out.rows, x.cols, row0 + g, col, w);
+    load_turn<R>(weights, rows, x.cols, row0 + g, col, w);
     grid_wait();
     while (col < x.cols) {
 #pragma unroll
@@ -100,9 +101,10 @@ static __global__ void __launch_bounds__(SKINNY_THREADS)
             }
         }
         col += SKINNY_WARPS * TURN;
-        load_turn<R>(job.w, job.out.rows, x.cols, row0 + g, col, w);
+        load_turn<R>(weights, rows, x.cols, row0 + g, col, w);
     }
-    reduce_write<NT, R>(acc, shared, &job.out, x.n, row0);
+    struct skinny_out out = skinny_out_of(jobs.job[j].out);
+    reduce_write<NT, R>(acc, shared, &out, x.n, row0);
 }
 
 template <bool BF16, int NT, int R>

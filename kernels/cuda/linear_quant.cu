@@ -130,11 +130,11 @@ static __global__ void __launch_bounds__(SKINNY_THREADS, (quant_blocks<T, N>()))
     int j = 0;
     while (j + 1 < SKINNY_JOBS && (int)blockIdx.x >= jobs.first_block[j + 1])
         j++;
-    struct quant_job job = jobs.job[j];
+    struct tile_at planes = jobs.job[j].planes;
     if (meeting<N>::PAIRED && experts.ids) {
         grid_wait(); /* ids are of an earlier kernel */
-        const struct quant_view *v = skinny_expert(&experts, jobs.n_jobs, j, &x, &job.out);
-        job.planes = (struct tile_at){v->codes, v->high, v->scales, v->supers, 0};
+        const struct quant_view *v = skinny_expert(&experts, jobs.n_jobs, j, &x);
+        planes = (struct tile_at){v->codes, v->high, v->scales, v->supers, 0};
     }
     int tile = (int)blockIdx.x - jobs.first_block[j];
     int warp = (int)threadIdx.x / CUDA_WARP, lane = (int)threadIdx.x % CUDA_WARP;
@@ -143,20 +143,19 @@ static __global__ void __launch_bounds__(SKINNY_THREADS, (quant_blocks<T, N>()))
     float acc[1][1][4] = {};
     struct share<T> now, next;
 
-    if (chunk < n_chunks) {
-        struct tile_at at = tile_at_of<T>(&job.planes, tile, chunk, n_chunks);
-        load_share<T, false>(&at, g, t, &now);
-    }
+    struct tile_at at = tile_at_of<T>(&planes, tile, chunk, n_chunks);
+    tile_at_lane<T>(&at, g, t);
+    if (chunk < n_chunks)
+        load_share<T, false>(&at, 0, 0, &now);
     grid_wait();
     if (chunk < n_chunks)
         put_inputs<T, N>(m, &x, chunk * CUDA_CHUNK, lane);
     for (; chunk < n_chunks; chunk += SKINNY_WARPS) {
         int after = chunk + SKINNY_WARPS;
         bool more = after < n_chunks;
-        if (more) {
-            struct tile_at at = tile_at_of<T>(&job.planes, tile, after, n_chunks);
-            load_share<T, false>(&at, g, t, &next);
-        }
+        tile_at_step<T>(&at, SKINNY_WARPS);
+        if (more)
+            load_share<T, false>(&at, 0, 0, &next);
         __syncwarp(); /* the inputs are there */
         add_chunk<T, N>(&now, m, g, t, acc[0][0]);
         __syncwarp(); /* and were read */
@@ -164,7 +163,8 @@ static __global__ void __launch_bounds__(SKINNY_THREADS, (quant_blocks<T, N>()))
             put_inputs<T, N>(m, &x, after * CUDA_CHUNK, lane);
         now = next;
     }
-    reduce_write<1, 1, meeting<N>::PAIRED>(acc, (float *)meetings, &job.out, x.n,
+    struct skinny_out out = skinny_out_of(jobs.job[j].out);
+    reduce_write<1, 1, meeting<N>::PAIRED>(acc, (float *)meetings, &out, x.n,
                                            tile * CUDA_TILE_ROWS);
 }
 

@@ -41,6 +41,10 @@ static inline uint2 load_if_8(const void *at, bool valid)
     return valid ? *(const uint2 *)at : uint2{0, 0};
 }
 static inline float exp2_fast(float x) { return exp2f(x); }
+static inline uint32_t and_or(uint32_t x, uint32_t mask, uint32_t bits)
+{
+    return (x & mask) | bits;
+}
 static inline void four_fp8_f16(uint32_t bytes, uint32_t out[2])
 {
     for (int i = 0; i < 2; i++)
@@ -207,6 +211,14 @@ static __device__ __forceinline__ uint2 load_if_8(const void *at, bool valid)
         : "+r"(v.x), "+r"(v.y)
         : "l"(at), "r"((uint32_t)valid));
     return v;
+}
+
+/* (x & mask) | bits; of two constants the compiler makes two instructions */
+static __device__ __forceinline__ uint32_t and_or(uint32_t x, uint32_t mask, uint32_t bits)
+{
+    uint32_t y;
+    asm("lop3.b32 %0, %1, %2, %3, 0xea;\n" : "=r"(y) : "r"(x), "r"(mask), "r"(bits));
+    return y;
 }
 
 /* 2^x, off by up to two units in the last place; below 2^-126 it is 0, NaN stays NaN */

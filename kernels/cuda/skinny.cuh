@@ -27,15 +27,20 @@ struct skinny_out {
     bool add;
 };
 
-/* The matrix of job j for this block's pair; x and o move to the pair's rows. */
+/* The matrix of job j for this block's pair; x moves to the pair's row. */
 static __device__ __forceinline__ const struct quant_view *
-skinny_expert(const struct cuda_experts *e, int n_jobs, int j, struct skinny_inputs *x,
-              struct skinny_out *o)
+skinny_expert(const struct cuda_experts *e, int n_jobs, int j, struct skinny_inputs *x)
 {
     int pair = (int)blockIdx.y;
     x->x += (int64_t)(pair / e->used) * x->cols;
-    o->out += (int64_t)pair * o->rows;
     return &e->views[(int64_t)e->ids[pair] * n_jobs + j];
+}
+
+/* The outputs of this block's pair; without experts there is but pair 0. */
+static __device__ __forceinline__ struct skinny_out skinny_out_of(struct skinny_out o)
+{
+    o.out += (int64_t)blockIdx.y * o.rows;
+    return o;
 }
 
 template <bool BF16> static __device__ __forceinline__ uint32_t pack_pair(float low, float high)
