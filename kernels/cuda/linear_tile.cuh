@@ -214,15 +214,15 @@ tile_add(const struct share<T> *s, const uint32_t made[4][2][4], const char *x, 
             mma_16816<false>(AFTER ? part[i] : acc[i], a[0], b);
             mma_16816<false>(AFTER ? part[i] : acc[i], a[1], b + 2);
         }
-        if (!AFTER || (!GROUPED && k < 3))
-            continue;
+        if constexpr (AFTER) {
 #pragma unroll
-        for (int i = 0; i < TILE_GROUP; i++)
+            for (int i = 0; i < (GROUPED || k == 3 ? TILE_GROUP : 0); i++)
 #pragma unroll
-            for (int e = 0; e < 4; e++) {
-                acc[i][e] += tile_factor<T>(s, e / 2, k) * part[i][e];
-                part[i][e] = 0;
-            }
+                for (int e = 0; e < 4; e++) {
+                    acc[i][e] += tile_factor<T>(s, e / 2, k) * part[i][e];
+                    part[i][e] = 0;
+                }
+        }
     }
     if (!F::LEAST)
         return;
@@ -257,19 +257,19 @@ static __device__ __forceinline__ void tile_quant_stage(const struct tile_work *
     planes.supers = planes.scales + CUDA_TILE_ROWS * F::SCALES;
     load_share<T, true>(&planes, g, t, &s);
     const char *sums = stage + w->x_rows * TILE_X_BYTES;
-    if (NT == TILE_GROUP) {
+    if constexpr (NT == TILE_GROUP) {
         tile_add<T, false>(&s, NULL, stage + g * TILE_X_BYTES, sums, g, t, acc);
-        return;
+    } else {
+        uint32_t a[4][2][4];
+#pragma unroll
+        for (int k = 0; k < 4; k++)
+            tile_operands<T>(&s, k, a[k]);
+#pragma unroll
+        for (int nt = 0; nt < NT; nt += TILE_GROUP)
+            if (nt == 0 || 8 * nt < n_left)
+                tile_add<T, true>(&s, a, stage + (8 * nt + g) * TILE_X_BYTES, sums + 8 * nt * 16, g,
+                                  t, acc + nt);
     }
-    uint32_t a[4][2][4];
-#pragma unroll
-    for (int k = 0; k < 4; k++)
-        tile_operands<T>(&s, k, a[k]);
-#pragma unroll
-    for (int nt = 0; nt < NT; nt += TILE_GROUP)
-        if (nt == 0 || 8 * nt < n_left)
-            tile_add<T, true>(&s, a, stage + (8 * nt + g) * TILE_X_BYTES, sums + 8 * nt * 16, g, t,
-                              acc + nt);
 }
 
 /* A stage's products of a tile of 16-bit floats. */
