@@ -58,7 +58,8 @@ static void run_plain(struct device *d, const struct linear_args *a, int j,
 }
 
 /* ---- inputs as 16-bit values, padded with zeros: high and, where wanted, low parts, and sums of
- * the high ones over 32 columns */
+ * the high ones over 32 columns, divided by 32, as float16 and what is left of them as float16. Of
+ * the four sums of a chunk: 0, 1, what is left of 0, of 1, 2, 3, what is left of 2, of 3. */
 
 template <bool BF16>
 static __global__ void split(const float *in, int n, int cols, int padded, uint16_t *high,
@@ -93,8 +94,12 @@ static __global__ void split(const float *in, int n, int cols, int padded, uint1
     *(uint4 *)(high + at) = make_uint4(h[0], h[1], h[2], h[3]);
     if (low)
         *(uint4 *)(low + at) = make_uint4(l[0], l[1], l[2], l[3]);
-    if (sums && col % 32 == 0)
-        sums[at / 32] = sum;
+    if (sums && col % 32 == 0) {
+        int i = col / 32 % 4;
+        uint16_t *to = (uint16_t *)sums + at / CUDA_CHUNK * 8 + i / 2 * 4 + i % 2;
+        to[0] = float_f16(sum / 32);
+        to[2] = float_f16(sum / 32 - f16_float(to[0]));
+    }
 }
 
 enum way { PLAIN, SKINNY, TILE, LIBRARY, LIBRARY_FP8 };

@@ -35,7 +35,7 @@ struct tile_work {
     struct tile_job job[SKINNY_JOBS];
     int first_block[SKINNY_JOBS + 1]; /* in blocks of rows */
     const uint16_t *x; /* [n rounded to 8][padded] */
-    const float *sums; /* [the same][padded / 32] */
+    const float *sums; /* [the same][padded / 32], see split in linear.cu */
     int n, cols, padded, n_chunks;
     int n_parts; /* of the inputs, 8 NT each */
     int x_rows;  /* that a stage has room for */
@@ -150,18 +150,14 @@ static __device__ __forceinline__ float tile_factor(const struct share<T> *s, in
     return tiles<T>::SUPERS ? f16_float((uint16_t)s->supers[half]) : scale_of<T>(s, half, k, 0);
 }
 
-/* Sums of an input's groups as an operand of 16 columns, divided by 32: 0..3 their float16, 8..11
- * what is left of them; and least values as the other operand. */
+/* The sums of an input's groups (split in linear.cu) as an operand of 16 columns: 0..3 their
+ * float16, 8..11 what is left of them, the others anything; and least values as the other operand,
+ * 0 there. */
 static __device__ __forceinline__ void tile_sums(const char *sums, int g, int t, uint32_t b[2])
 {
-    b[0] = b[1] = 0;
-    if (t >= 2)
-        return;
-    float2 two = *(const float2 *)(sums + 16 * g + 8 * t);
-    float first = two.x / 32, second = two.y / 32;
-    b[0] = pack_f16(first, second);
-    b[1] = pack_f16(first - f16_float((uint16_t)b[0]),
-                    second - f16_float((uint16_t)(b[0] >> 16)));
+    uint2 two = *(const uint2 *)(sums + 16 * g + 8 * (t % 2));
+    b[0] = two.x;
+    b[1] = two.y;
 }
 template <enum quant_type T>
 static __device__ __forceinline__ void tile_leasts(const struct share<T> *s, int t, uint32_t a[4])
