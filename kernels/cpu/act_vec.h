@@ -16,12 +16,19 @@ VEC_INLINE vec gelu_tanh(vec x)
     return vec_mul(vec_mul(vec_set(0.5f), x), vec_add(vec_set(1), vec_tanh(inner)));
 }
 
+VEC_INLINE void act_mul_vec(float *gate, const float *up, int n, enum activation act)
+{
+    vec x = vec_load_n(gate, n), y;
+    y = act == ACTIVATION_SILU ? silu(x) : gelu_tanh(x);
+    vec_store_n(gate, vec_mul(y, vec_load_n(up, n)), n);
+}
+
 static void act_mul(float *gate, const float *up, size_t n, enum activation act)
 {
-    for (size_t i = 0; i < n; i += VEC) {
-        int left = n - i < VEC ? (int)(n - i) : VEC;
-        vec x = vec_load_n(gate + i, left), y;
-        y = act == ACTIVATION_SILU ? silu(x) : gelu_tanh(x);
-        vec_store_n(gate + i, vec_mul(y, vec_load_n(up + i, left)), left);
-    }
+    size_t i = 0;
+
+    for (; i + VEC <= n; i += VEC)
+        act_mul_vec(gate + i, up + i, VEC, act);
+    if (i < n)
+        act_mul_vec(gate + i, up + i, (int)(n - i), act);
 }

@@ -144,14 +144,16 @@ static float softmax_tile(const struct attention_args *a, struct cpu_attention_r
         vec x = vec_mul(vec_load(s + i), scale);
         if (a->softcap > 0)
             x = vec_mul(cap, vec_tanh(vec_div(x, cap)));
-        x = vec_between(x, none, from - i, to - i);
+        if (i < from || i + VEC > to)
+            x = vec_between(x, none, from - i, to - i);
         most = vec_max(x, most);
         vec_store(s + i, x);
     }
     float new_most = vec_max_all(most);
     for (int i = start; i < to; i += VEC) {
         vec p = vec_exp(vec_sub(vec_load(s + i), vec_set(new_most)));
-        p = vec_between(p, vec_zero(), from - i, to - i);
+        if (i < from || i + VEC > to)
+            p = vec_between(p, vec_zero(), from - i, to - i);
         sum = vec_add(sum, p);
         vec_store(s + i, p);
     }

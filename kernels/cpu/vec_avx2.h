@@ -235,6 +235,14 @@ static inline vec vec_power2(vec n) /* 2^n, n an integer in -126..127 */
     return _mm256_castsi256_ps(_mm256_slli_epi32(e, 23));
 }
 
+/* y 2^n, n an integer in -252..254: in two factors, so that results down to the least subnormal and
+ * up to infinity come out right */
+static inline vec vec_ldexp(vec y, vec n)
+{
+    vec half = vec_round(vec_mul(n, vec_set(0.5f)));
+    return vec_mul(vec_mul(y, vec_power2(half)), vec_power2(vec_sub(n, half)));
+}
+
 /* a where from <= lane < to, else other */
 static inline vec vec_between(vec a, vec other, int from, int to)
 {

@@ -221,10 +221,9 @@ static inline vec vec_round(vec a) /* to the nearest integer, ties to even */
     return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
 }
 
-static inline vec vec_power2(vec n) /* 2^n, n an integer in -126..127 */
+static inline vec vec_ldexp(vec y, vec n) /* y 2^n, n an integer */
 {
-    __m512i e = _mm512_add_epi32(_mm512_cvtps_epi32(n), _mm512_set1_epi32(127));
-    return _mm512_castsi512_ps(_mm512_slli_epi32(e, 23));
+    return _mm512_scalef_ps(y, n);
 }
 
 /* a where from <= lane < to, else other */

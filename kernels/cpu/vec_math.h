@@ -23,8 +23,7 @@ VEC_INLINE __m128 vec_sum4(vec a, vec b, vec c, vec d)
 /* exp(x): x = n ln 2 + r with |r| <= ln 2 / 2 (Cody and Waite 1980; ln 2 in two parts, the first
  * with 9 trailing zero bits so that n times it is exact), e^r by its Taylor series to r^7, whose
  * remainder is below 0.3466^8 / 8! = 5.2e-9. Relative error below 1.2e-7 (one unit in the last
- * place) for results that are normal numbers. 2^n is applied in two factors, so that results down
- * to the least subnormal and up to infinity come out right; exp(-inf) = 0; NaN stays NaN. */
+ * place) for results that are normal numbers; exp(-inf) = 0; NaN stays NaN. */
 VEC_INLINE vec vec_exp(vec x)
 {
     x = vec_min(vec_set(89.0f), vec_max(vec_set(-105.0f), x));
@@ -38,8 +37,7 @@ VEC_INLINE vec vec_exp(vec x)
     y = vec_fma(y, r, vec_set(0.5f));
     y = vec_fma(y, r, vec_set(1.0f));
     y = vec_fma(y, r, vec_set(1.0f));
-    vec half = vec_round(vec_mul(n, vec_set(0.5f)));
-    return vec_mul(vec_mul(y, vec_power2(half)), vec_power2(vec_sub(n, half)));
+    return vec_ldexp(y, n);
 }
 
 /* tanh(x): below 1 Lambert's continued fraction to depth 7 (relative error below 1e-8 before
