@@ -269,6 +269,41 @@ static void check_long(void)
     }
 }
 
+/* Every block of every layer holds what was stored there, whatever was stored elsewhere after it. */
+static void check_layers(int level, enum quant_type type)
+{
+    enum { N = 3, BLOCKS = 4, BLOCK = 16, KV = 2, DIM = 32 };
+    const struct kernels *k = check_kernels(level);
+    struct device *d = check_device_new(level, 1);
+    struct kv_options kv = {N, KV, DIM, BLOCKS, BLOCK, type};
+    float *q = check_floats(KV * DIM), *key = check_floats(KV * DIM);
+    float *v = check_floats(KV * DIM), *out = check_floats(KV * DIM);
+
+    check_case("attention %s %s: layers are apart", check_level_names[level],
+               quant_formats[type].name);
+    for (int i = 0; i < KV * DIM; i++)
+        q[i] = key[i] = 0;
+    check_expect(k->kv_open(d, &kv) == 0, "opens: %s", k->device_error(d));
+    for (int i = 0; i < N * BLOCKS * BLOCK; i++) {
+        int64_t slot = i % (BLOCKS * BLOCK);
+        int layer = i / (BLOCKS * BLOCK);
+        for (int j = 0; j < KV * DIM; j++)
+            v[j] = (float)(1 + i / BLOCK);
+        struct rope_store_args a = {q, key, v, NULL, &slot, 1, KV, 0, layer, false, NULL};
+        check_expect(k->rope_store(d, &a) == 0, "stores");
+    }
+    for (int32_t i = 0; i < N * BLOCKS; i++) {
+        int32_t block = i % BLOCKS;
+        struct attention_seq seq = {0, 1, BLOCK, &block};
+        struct attention_args a = {out, q, &seq, 1, KV, i / BLOCKS, 0, 1, 0};
+        check_expect(k->attention(d, &a) == 0, "runs");
+        for (int j = 0; j < KV * DIM; j++)
+            check_expect(fabsf(out[j] - (float)(1 + i)) < 0.01f, "layer %d block %d: %g",
+                         i / BLOCKS, block, (double)out[j]);
+    }
+    k->close(d);
+}
+
 /* A decode of one sequence at 4,096 positions: slices for each of 64 threads. */
 static void check_slices(void)
 {
@@ -316,6 +351,9 @@ void check_attention(void)
             if (check_varies(level) || !check_emulated(level) || i % 3 == 0)
                 one(&s);
         }
+    for (int level = 0; level < CHECK_LEVELS; level++)
+        for (int i = 0; check_device(level, 1) && i < 5; i++)
+            check_layers(level, types[i]);
     check_long();
     check_slices();
 }
