@@ -231,13 +231,15 @@ static void device_matrix_free(struct device *d, struct matrix *m)
     m->packed = NULL;
 }
 
-/* The gap behind a layer, in values: whole cache lines of them and of their scales. */
-static size_t kv_gap(const struct kv_options *o)
+/* From a layer to the next, in values: whole huge pages and the gap, which is whole cache lines of
+ * values and of their scales. */
+static size_t kv_layer_values(const struct kv_options *o)
 {
-    size_t line = (size_t)ALIGN * CPU_KV_GROUP;
-    size_t gap = HUGE_PAGE / (size_t)o->n_layers / (size_t)kv_cache_value_bytes(o->type);
+    const size_t line = (size_t)ALIGN * CPU_KV_GROUP, layers = (size_t)o->n_layers;
+    const size_t page = HUGE_PAGE / (size_t)kv_cache_value_bytes(o->type);
+    size_t pages = (kv_cache_values(o) / layers + page - 1) / page;
 
-    return (gap + line - 1) / line * line;
+    return pages * page + (page / layers + line - 1) / line * line;
 }
 
 static int kv_open(struct device *d, const struct kv_options *o)
@@ -256,7 +258,7 @@ static int kv_open(struct device *d, const struct kv_options *o)
         device_alloc(d, (size_t)d->n_partials * (size_t)o->head_dim * sizeof *d->partial_sums);
     if (!d->partials || !d->partial_sums)
         return cpu_fail(d, "no memory for the sums of %d rows of attention", d->n_partials);
-    values = kv_cache_values(o) + (size_t)o->n_layers * kv_gap(o);
+    values = (size_t)o->n_layers * kv_layer_values(o);
     scales = o->type == QUANT_Q8_0 ? values / CPU_KV_GROUP : 0;
     bytes = values * (size_t)kv_cache_value_bytes(o->type) + scales * sizeof(uint16_t);
     for (int i = 0; i < 2; i++) {

@@ -7,7 +7,8 @@
  * bytes w, what their zero is, one scale d or two (one per 16 columns), and no, one or two minima
  * m. Per output and block: sum = fma(d * d_x, the exact integer sum of (w - zero) q, sum), for each
  * half where there are two scales, then sum = fma(m, d_x * the sum of q, sum); blocks in order. The
- * stream path transposes in registers, the panel path once into scratch memory; both do these same
+ * stream path transposes in registers, for at most QUANT_TOKENS_FEW inputs at a time; the panel
+ * path, for more where there are 32 registers, once into scratch memory. Both do these same
  * operations, so an output does not depend on the path or its neighbours.
  *
  * Panel, in scratch memory: [sub-panel][block]{ivec w[8], vec d[1 or 2], vec m[0 to 2]}; waiting
