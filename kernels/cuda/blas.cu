@@ -131,7 +131,7 @@ static cublasStatus_t repeat(cublasLtMatrixLayout_t layout, int32_t count, int64
                                                 &step, sizeof step);
 }
 
-static int lay_out(struct device *d, const struct cuda_gemm *g, int64_t n, struct problem *p)
+static cublasStatus_t lay_out(const struct cuda_gemm *g, int64_t n, struct problem *p)
 {
     cudaDataType_t kind = kind_of(g->type);
     cublasStatus_t s = describe(&p->desc, g);
@@ -149,11 +149,11 @@ static int lay_out(struct device *d, const struct cuda_gemm *g, int64_t n, struc
         if (!s)
             s = repeat(&p->out, g->batch, g->out_step / (int64_t)sizeof(float));
     }
-    return blas_check(d, s, "cuBLASLt's descriptors");
+    return s;
 }
 
-/* Ask the library. False: it has nothing for this. */
-static bool ask(struct device *d, const struct cuda_gemm *g, const struct choice_key *key,
+/* Ask the library. False: it has nothing for this, or is older than what describes it. */
+static bool ask(const struct device *d, const struct cuda_gemm *g, const struct choice_key *key,
                 cublasLtMatmulAlgo_t *algo)
 {
     const struct blas *b = (const struct blas *)d->blas;
@@ -163,7 +163,7 @@ static bool ask(struct device *d, const struct cuda_gemm *g, const struct choice
     size_t bytes = WORKSPACE_BYTES;
     uint32_t align = (uint32_t)key->align;
     int n_found = 0;
-    if (lay_out(d, g, key->n, &p))
+    if (lay_out(g, key->n, &p))
         return false;
     const cublasLtMatmulPreferenceAttributes_t aligned[4] = {
         CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
@@ -219,11 +219,9 @@ int cuda_blas_run(struct device *d, const struct cuda_gemm *g)
     const float one = 1, beta = g->add ? 1 : 0;
     struct problem p;
     const struct choice *c = choose(d, g);
-    if (cuda_failed(d))
-        return -1;
     if (!c->found)
         return 1;
-    if (lay_out(d, g, g->n, &p))
+    if (blas_check(d, lay_out(g, g->n, &p), "cuBLASLt's descriptors"))
         return -1;
     return blas_check(d,
                       cublasLtMatmul(b->handle, &p.desc, &one, g->w, &p.w, g->in, &p.in, &beta,

@@ -91,6 +91,7 @@ struct cuda_matrix {
     int n_chunks, n_tiles;
     float *row_scales; /* F8_128: [rows] scales of the rows, where by_row */
     bool by_row;       /* each row has but one, and no code is NaN */
+    bool no_fp8;       /* the library refused an FP8 product with this matrix */
 };
 
 struct cuda_graph {
@@ -144,7 +145,8 @@ struct device {
     /* made by reserve */
     int n_max, cols_max;
     uint16_t *split_high, *split_low; /* [n_max rounded to 8][cols padded to CUDA_CHUNK] */
-    float *split_sums;                /* [the same rows][padded cols / 32] */
+    float *split_sums; /* [the same rows][padded cols / 32]: two float16 each, see split (linear.cu)
+                        * or, of inputs that are rounded to FP8, their scales [n] */
     uint16_t *dequantized;            /* slices of a matrix on their way to the library */
     size_t dequantized_bytes;
     float *partial; /* sums of parts: of split attention and of split products */
@@ -154,7 +156,6 @@ struct device {
     int32_t *routes;           /* pinned: the experts of n_max rows, their order, their weights */
     struct cuda_moe *moes;     /* moe.cu: what it keeps of each layer */
     void *blas;
-    bool no_fp8; /* the library has no FP8 products of ours on this GPU */
 };
 
 /* ---- errors (cuda.cu) */
@@ -232,8 +233,9 @@ void cuda_skinny_quant(struct device *d, const struct linear_args *a,
                        const struct cuda_experts *experts);
 void cuda_tile(struct device *d, const struct linear_args *a, int64_t padded);
 void cuda_tile_8(struct device *d, const struct linear_args *a, int64_t padded);
-/* FP8 matrices of one scale per row times inputs rounded to FP8. 1: not on this GPU, nothing was
- * written to the outputs. */
+/* FP8 matrices of one scale per row times inputs rounded to FP8. How many jobs, the first ones,
+ * were done; the library refuses the next, whose output was not touched and which no longer fits.
+ * -1: failed. */
 int cuda_linear_fp8(struct device *d, const struct linear_args *a);
 bool cuda_fp8_fits(const struct device *d, const struct matrix *w, int n);
 /* One product by the library, its bias added apart where need be. 1: it has no kernel for this. */

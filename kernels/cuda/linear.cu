@@ -58,8 +58,9 @@ static void run_plain(struct device *d, const struct linear_args *a, int j,
 }
 
 /* ---- inputs as 16-bit values, padded with zeros: high and, where wanted, low parts, and sums of
- * the high ones over 32 columns, divided by 32, as float16 and what is left of them as float16. Of
- * the four sums of a chunk: 0, 1, what is left of 0, of 1, 2, 3, what is left of 2, of 3. */
+ * the high ones over 32 columns, divided by 32, as float16 and what is left of them as float16: two
+ * float16 in the place of one float of split_sums. Of the four sums of a chunk: 0, 1, what is left
+ * of 0, of 1, 2, 3, what is left of 2, of 3. */
 
 template <bool BF16>
 static __global__ void split(const float *in, int n, int cols, int padded, uint16_t *high,
@@ -311,9 +312,13 @@ static int run(struct device *d, const struct linear_args *a)
         bool half = w->type == QUANT_F16 || w->type == QUANT_BF16;
         int64_t padded = 0;
         if (way == LIBRARY_FP8) {
-            int rc = cuda_linear_fp8(d, &some);
-            d->no_fp8 |= rc == 1;
-            if (rc < 0 || (rc && run(d, &some)))
+            int n_done = cuda_linear_fp8(d, &some);
+            if (n_done < 0)
+                return -1;
+            some.n_jobs -= n_done;
+            for (int i = 0; i < some.n_jobs; i++)
+                some.jobs[i] = some.jobs[i + n_done];
+            if (some.n_jobs && run(d, &some)) /* the first of them goes another way now */
                 return -1;
             continue;
         }

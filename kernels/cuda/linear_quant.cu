@@ -32,7 +32,9 @@ template <int N> struct meeting {
     float sums[N][4];
 };
 
-/* The inputs of the chunk that begins at col, four columns a lane, zeros beyond. */
+/* The inputs of the chunk that begins at col, four columns a lane; columns beyond are zeros. What
+ * lies in the place of an input that is not there stays, whatever it is: the columns of an mma do
+ * not meet, and an output of such an input is not written. */
 template <enum quant_type T, int N>
 static __device__ __forceinline__ void put_inputs(struct meeting<N> *m,
                                                   const struct skinny_inputs *x, int col, int lane)

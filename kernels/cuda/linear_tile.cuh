@@ -35,7 +35,7 @@ struct tile_work {
     struct tile_job job[SKINNY_JOBS];
     int first_block[SKINNY_JOBS + 1]; /* in blocks of rows */
     const uint16_t *x; /* [n rounded to 8][padded] */
-    const float *sums; /* [the same][padded / 32], see split in linear.cu */
+    const float *sums; /* [the same][padded / 32], two float16 each: see split in linear.cu */
     int n, cols, padded, n_chunks;
     int n_parts; /* of the inputs, 8 NT each */
     int x_rows;  /* that a stage has room for */

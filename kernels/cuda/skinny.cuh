@@ -1,11 +1,13 @@
-/* skinny: what the kernels for few inputs share: how inputs become fragments, how a block's warps
- * add up. Private to linear_float.cu and linear_quant.cu.
+/* skinny: what the kernels for few inputs (linear_float.cu, linear_quant.cu) share: arguments, how
+ * inputs become pairs of 16 bits, how a block's warps add up. The other linear* and attention* take
+ * arguments and pairs from here as well. Private to kernels/cuda.
  *
  * Weights are the 16-row operand of mma.m16n8k16, inputs the 8-column one. A sum over columns does
- * not care for their order, so lane t = lane % 4 of a row's four takes consecutive columns and
- * loads them by 16 bytes, straight into fragments, without shared memory; inputs take the same
- * order. A block is R tiles of 16 rows; its warps share the columns and add up in shared memory.
- * Inputs are high + low: the nearest bfloat16 (float16) and the nearest of what is left. */
+ * not care for their order, so lane t = lane % 4 of a row's four takes consecutive columns of the
+ * weights and loads them by 16 bytes, straight into fragments; inputs take the same order, from
+ * memory (linear_float.cu) or by way of shared memory (linear_quant.cu). A block has one or more
+ * tiles of 16 rows; its warps share the columns and add up in shared memory. Inputs are high + low:
+ * the nearest bfloat16 (float16) and the nearest of what is left. */
 #ifndef SIROCCO_KERNELS_CUDA_SKINNY_CUH
 #define SIROCCO_KERNELS_CUDA_SKINNY_CUH
 

@@ -43,6 +43,8 @@ cublasStatus_t cublasLtMatmulDescSetAttribute(cublasLtMatmulDesc_t desc,
                                               cublasLtMatmulDescAttributes_t what,
                                               const void *value, size_t bytes)
 {
+    if (emu_gpu() == 2 && what >= CUBLASLT_MATMUL_DESC_A_SCALE_MODE) /* not known there yet */
+        return CUBLAS_STATUS_INVALID_VALUE;
     switch (what) {
     case CUBLASLT_MATMUL_DESC_TRANSA: set(&desc->transa, value, 4, bytes); break;
     case CUBLASLT_MATMUL_DESC_EPILOGUE: set(&desc->epilogue, value, 4, bytes); break;
@@ -120,9 +122,9 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t, cublasLtMatmulDe
     for (int i = 0; i < 4; i++)
         align = wish->align[i] < align ? wish->align[i] : align;
     /* as in the library's tables: 8 bits want 16 bytes; of the others one shape's bias is refused,
-     * so that callers are seen to add it themselves */
+     * so that callers are seen to add it themselves, and with 8 bits one shape at all */
     bool eight = a->type == CUDA_R_8F_E4M3, bias = desc->epilogue == CUBLASLT_EPILOGUE_BIAS;
-    if (eight && (align < 16 || a->rows % 16 || a->cols % 16))
+    if (eight && (align < 16 || a->rows % 16 || a->cols % 16 || a->cols % 128 == 80))
         return CUBLAS_STATUS_NOT_SUPPORTED;
     if (bias && a->rows % 128 == 96)
         return CUBLAS_STATUS_NOT_SUPPORTED;

@@ -341,18 +341,24 @@ void emu_launch(dim3 grid, dim3 block, size_t shared, const std::function<void()
     });
 }
 
-/* Two of them: of compute capability 8.0, and 9.0. */
+/* Of compute capability 8.0; of 9.0; of 9.0 with an older cuBLASLt (cublas_emu.cc). */
+static int gpu;
 cudaError_t cudaGetDeviceCount(int *n)
 {
-    *n = 2;
+    *n = 3;
     return cudaSuccess;
 }
-cudaError_t cudaSetDevice(int) { return cudaSuccess; }
+cudaError_t cudaSetDevice(int device)
+{
+    gpu = device;
+    return cudaSuccess;
+}
+int emu_gpu() { return gpu; }
 cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *p, int device)
 {
     memset(p, 0, sizeof *p);
     snprintf(p->name, sizeof p->name, "emulated");
-    p->major = 8 + device;
+    p->major = device ? 9 : 8;
     p->multiProcessorCount = 4;
     p->totalGlobalMem = DEVICE_BYTES;
     p->sharedMemPerBlockOptin = 227 << 10;
