@@ -24,7 +24,7 @@ int call_json_extent(struct json_extent *e, char c);
 /* The characters of a string behind its opening quote. Zeroed: at its beginning. */
 struct json_string {
     uint8_t escape;      /* 0: none; 1: behind a backslash; 2..5: hex digits awaited + 1 */
-    uint32_t code, high; /* of \uXXXX; a high surrogate that waits for its other half */
+    uint32_t code, high; /* of a \u escape; a high surrogate that waits for its other half */
 };
 /* Append what c completes to out (UTF-8; a lone surrogate becomes U+FFFD). 1: c was the closing
  * quote; 0: it goes on; -1: c is no JSON. */

@@ -123,7 +123,7 @@ static int put_chunks(struct mistral *m, const struct mistral_message *turn)
             code = mistral_fail(m, "UnsupportedTokenizerFeatureException",
                                 "images and audio are not supported");
         } else if (m->version < 13) {
-            code = mistral_fail(m, tokenizer_error, "Think not implemented for tokenizer < V13.");
+            code = mistral_fail(m, tokenizer_error, "thinking needs tokenizer V13 or later");
         } else {
             code = put_control(m, "[THINK]");
             if (!code)
@@ -248,7 +248,7 @@ static int put_result_text(struct mistral *m, const struct mistral_message *turn
 static int put_tool(struct mistral *m, const struct mistral_message *turn, bool is_past)
 {
     if (m->version == 1)
-        return mistral_fail(m, tokenizer_error, "Tools not implemented for tokenizer V1");
+        return mistral_fail(m, tokenizer_error, "tokenizer V1 has no tools");
     if (m->version == 2 && is_past)
         return 0;
     if (m->version < 7)
@@ -328,7 +328,7 @@ static int put_calls(struct mistral *m, const struct mistral_message *turn)
 static int refuse_assistant(struct mistral *m, const struct mistral_message *turn)
 {
     if (m->version == 1 && turn->n_calls)
-        return mistral_fail(m, tokenizer_error, "Tools not implemented for tokenizer V1");
+        return mistral_fail(m, tokenizer_error, "tokenizer V1 has no tools");
     if (m->version < 7 && turn->n_calls && turn->n_chunks)
         return mistral_fail(m, "ValueError",
                             "Cannot have tool calls and content defined in the same assistant "

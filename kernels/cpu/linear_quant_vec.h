@@ -36,7 +36,6 @@ enum {
 #if VEC_REGISTERS == 32
 enum {
     SUBPANELS = 2, /* ROWS_PANEL rows */
-    SUB_AT_ONCE = 2,
     QUANT_COLS_BLOCKS = 128,
     QUANT_TOKENS_CHUNK = 768,
     PANEL_BLOCK_MAX = (DOTS + 4) * VEC * 4, /* bytes */
@@ -297,47 +296,47 @@ struct quant_part {
     bool first, last; /* block of columns */
 };
 
-/* SUB_AT_ONCE sub-panels from p0 on for the n_tokens inputs from t0 + t on. */
+/* The panel times the n_tokens inputs from t0 + t on. */
 VEC_INLINE void quant_tile(enum quant_type type, const struct cpu_linear_slice *s,
-                           const struct quant_part *part, int p0, int64_t t, int n_tokens)
+                           const struct quant_part *part, int64_t t, int n_tokens)
 {
     const int parts = block_scales(type), steps = DOTS / parts, minima = block_minima(type);
     const size_t sub = (size_t)part->blocks * panel_bytes(type);
-    const char *panel = part->panel + (size_t)p0 * sub;
+    const char *panel = part->panel;
     struct quant_inputs x = inputs_at(s, part->t0 + t, part->b0);
-    float *waiting = part->waiting + (t * SUBPANELS + p0) * VEC;
-    vec sum[SUB_AT_ONCE][QUANT_TOKENS_TILE];
+    float *waiting = part->waiting + t * SUBPANELS * VEC;
+    vec sum[SUBPANELS][QUANT_TOKENS_TILE];
 
-    for (int p = 0; p < SUB_AT_ONCE; p++)
+    for (int p = 0; p < SUBPANELS; p++)
         for (int i = 0; i < n_tokens; i++)
             sum[p][i] = part->first ? vec_zero() : vec_load(waiting + (i * SUBPANELS + p) * VEC);
     if (part->last)
-        prefetch_outputs(s, part->row + p0 * VEC, SUB_AT_ONCE * VEC, part->t0 + t, n_tokens);
+        prefetch_outputs(s, part->row, ROWS_PANEL, part->t0 + t, n_tokens);
     for (int64_t b = 0; b < part->blocks; b++, panel += panel_bytes(type)) {
 #pragma GCC unroll 2
         for (int h = 0; h < parts; h++) {
-            ivec acc[SUB_AT_ONCE][QUANT_TOKENS_TILE];
+            ivec acc[SUBPANELS][QUANT_TOKENS_TILE];
             for (int i = 0; i < n_tokens; i++) {
                 ivec start = dot_start(type, &x.scales[i], h);
-                for (int p = 0; p < SUB_AT_ONCE; p++)
+                for (int p = 0; p < SUBPANELS; p++)
                     acc[p][i] = start;
             }
 #pragma GCC unroll 8
             for (int k = h * steps; k < (h + 1) * steps; k++) {
-                ivec w[SUB_AT_ONCE];
-                for (int p = 0; p < SUB_AT_ONCE; p++)
+                ivec w[SUBPANELS];
+                for (int p = 0; p < SUBPANELS; p++)
                     w[p] = ivec_load(panel + (size_t)p * sub + (size_t)k * VEC * 4);
                 for (int i = 0; i < n_tokens; i++)
-                    for (int p = 0; p < SUB_AT_ONCE; p++)
+                    for (int p = 0; p < SUBPANELS; p++)
                         acc[p][i] = dot_step(acc[p][i], w[p], x.q + i * BLOCK + 4 * k);
             }
-            for (int p = 0; p < SUB_AT_ONCE; p++) {
+            for (int p = 0; p < SUBPANELS; p++) {
                 vec d = vec_load(panel + (size_t)p * sub + (size_t)(DOTS + h) * VEC * 4);
                 for (int i = 0; i < n_tokens; i++)
                     sum[p][i] = dot_scaled(sum[p][i], d, &x.scales[i], acc[p][i]);
             }
         }
-        for (int p = 0; p < SUB_AT_ONCE && minima; p++) {
+        for (int p = 0; p < SUBPANELS && minima; p++) {
             const char *at = panel + (size_t)p * sub + (size_t)(DOTS + parts) * VEC * 4;
             vec m[2] = {vec_load(at), minima > 1 ? vec_load(at + VEC * 4) : vec_zero()};
             for (int i = 0; i < n_tokens; i++)
@@ -345,9 +344,9 @@ VEC_INLINE void quant_tile(enum quant_type type, const struct cpu_linear_slice *
         }
         inputs_next(&x);
     }
-    for (int p = 0; p < SUB_AT_ONCE; p++)
+    for (int p = 0; p < SUBPANELS; p++)
         for (int i = 0; i < n_tokens; i++) {
-            int64_t row = part->row + (p0 + p) * VEC;
+            int64_t row = part->row + p * VEC;
             if (!part->last)
                 vec_store(waiting + (i * SUBPANELS + p) * VEC, sum[p][i]);
             else if (row < s->row1)
@@ -358,21 +357,20 @@ VEC_INLINE void quant_tile(enum quant_type type, const struct cpu_linear_slice *
 VEC_INLINE void quant_part_run(enum quant_type type, const struct cpu_linear_slice *s,
                                const struct quant_part *part, int64_t n)
 {
-    for (int p = 0; p < SUBPANELS; p += SUB_AT_ONCE) {
-        int64_t t = 0;
-        for (; t + QUANT_TOKENS_TILE <= n; t += QUANT_TOKENS_TILE)
-            quant_tile(type, s, part, p, t, QUANT_TOKENS_TILE);
-        if (t + 4 <= n) {
-            quant_tile(type, s, part, p, t, 4);
-            t += 4;
-        }
-        if (t + 2 <= n) {
-            quant_tile(type, s, part, p, t, 2);
-            t += 2;
-        }
-        if (t < n)
-            quant_tile(type, s, part, p, t, 1);
+    int64_t t = 0;
+
+    for (; t + QUANT_TOKENS_TILE <= n; t += QUANT_TOKENS_TILE)
+        quant_tile(type, s, part, t, QUANT_TOKENS_TILE);
+    if (t + 4 <= n) {
+        quant_tile(type, s, part, t, 4);
+        t += 4;
     }
+    if (t + 2 <= n) {
+        quant_tile(type, s, part, t, 2);
+        t += 2;
+    }
+    if (t < n)
+        quant_tile(type, s, part, t, 1);
 }
 
 VEC_INLINE void quant_panel(enum quant_type type, const struct cpu_linear_slice *s, int64_t row,

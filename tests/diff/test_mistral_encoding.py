@@ -258,12 +258,20 @@ def ours(path: Path, version: str, lines: list) -> list:
     return answers
 
 
+# What a tokenizer's version will never have is said in words of our own.
+OWN_WORDS = {
+    "Think not implemented for tokenizer < V13.": "thinking needs tokenizer V13 or later",
+    "Tools not implemented for tokenizer V1": "tokenizer V1 has no tools",
+}
+
+
 def differs(want: dict, got: dict) -> bool:
     if "token_ids" in want:
         return want["token_ids"] != got.get("token_ids")
     if not hasattr(exceptions, want["error"]):
         return got.get("error") != want["error"]
-    return (want["error"], want["message"]) != (got.get("error"), got.get("message"))
+    message = OWN_WORDS.get(want["message"], want["message"])
+    return (want["error"], message) != (got.get("error"), got.get("message"))
 
 
 @pytest.mark.timeout(900)

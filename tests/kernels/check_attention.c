@@ -333,6 +333,25 @@ static void check_slices(void)
     kernels_cpu()->close(d);
 }
 
+/* Neighbouring layers lie a part of a huge page apart, for every number of blocks: no block is the
+ * first of a page in all of them. */
+static void check_pages(void)
+{
+    enum { N = 32, PAGE = 2 << 20 };
+
+    check_case("attention: layers meet new pages in turns");
+    for (int n_blocks = 500; n_blocks < 564; n_blocks++) {
+        struct device *d = check_device_new(0, 1);
+        struct kv_options kv = {N, 8, 128, n_blocks, 16, QUANT_F16};
+        if (!d) /* another backend is checked */
+            return;
+        check_expect(kernels_cpu()->kv_open(d, &kv) == 0, "opens");
+        check_expect(d->kv.layer_values * sizeof(uint16_t) % PAGE == PAGE / N, "%d blocks: %zu",
+                     n_blocks, d->kv.layer_values);
+        kernels_cpu()->close(d);
+    }
+}
+
 void check_attention(void)
 {
     static const int dims[] = {16, 32, 48, 64, 80, 96, 128, 256, 20};
@@ -364,4 +383,5 @@ void check_attention(void)
             check_layers(level, types[i]);
     check_long();
     check_slices();
+    check_pages();
 }

@@ -120,7 +120,7 @@ TEST(tools_calls_and_results)
     static const char chat[] =
         "{'messages': [" USER("q") "," CALLS(CALL("abcdefgh1", "t")) "," RESULT(
             "abcdefgh1", "{\\'x\\':2}") "," ASSISTANT("r") "," USER("p") "], " TOOLS "}";
-    expect_chat(1, chat, "TokenizerException: Tools not implemented for tokenizer V1");
+    expect_chat(1, chat, "TokenizerException: tokenizer V1 has no tools");
     expect_chat(2, chat, "{<s>}{[INST]}q{[/INST]}r{</s>}" TOOL_TEXT "{[INST]}p{[/INST]}");
     expect_chat(
         3, chat,
@@ -183,7 +183,7 @@ TEST(thoughts)
         "{<s>}{[INST]}a{[/INST]}{[THINK]}h{[/THINK]}b{</s>}{[INST]}c{[/INST]}";
     expect_chat(13, parts, same);
     expect_chat(13, field, same);
-    expect_chat(11, parts, "TokenizerException: Think not implemented for tokenizer < V13.");
+    expect_chat(11, parts, "TokenizerException: thinking needs tokenizer V13 or later");
     expect_chat(7, parts,
                 "InvalidAssistantMessageException: Unexpected content chunk types in assistant "
                 "message: ['ThinkChunk']");
