@@ -9,6 +9,8 @@
 #   SAN=address,undefined | thread    sanitizer build     DEBUG=1    no optimisation
 #   CUDA=auto | 0 | 1                 the CUDA plugin, build/sirocco-cuda.so; auto: where nvcc and a
 #                                     GPU are, for that GPU; 1: for all that are supported
+#   WITHOUT="utf8proc sentencepiece"  without these libraries: tokenizers that need them are refused
+#   WERROR=                           a compiler's warnings are no errors
 
 CC ?= gcc
 CXX ?= g++
@@ -18,17 +20,22 @@ PREFIX ?= /usr/local
 CUDA ?= auto
 SAN ?=
 DEBUG ?= 0
+WITHOUT ?=
+WERROR ?= -Werror
 VERSION := 0.1.0
 
 empty :=
 comma := ,
 BUILD := build$(if $(SAN),/san-$(subst $(comma),-,$(SAN)))$(if $(filter 1,$(DEBUG)),/debug)
 
-LIB_CFLAGS := $(shell $(PKG_CONFIG) --cflags libmicrohttpd jansson libuv sentencepiece \
-                libpcre2-8 libutf8proc 2>/dev/null)
-LIB_ENGINE := $(or $(shell $(PKG_CONFIG) --libs jansson libpcre2-8 libutf8proc 2>/dev/null), \
-                -ljansson -lpcre2-8 -lutf8proc) \
-              -lsentencepiece -lm -lpthread -ldl
+LIB_NAMES := jansson libpcre2-8 $(if $(filter utf8proc,$(WITHOUT)),,libutf8proc)
+SPM := $(if $(filter sentencepiece,$(WITHOUT)),,sentencepiece)
+LIB_CFLAGS := $(shell $(PKG_CONFIG) --cflags libmicrohttpd libuv $(LIB_NAMES) $(SPM) 2>/dev/null) \
+              $(if $(filter utf8proc,$(WITHOUT)),-DWITHOUT_UTF8PROC) \
+              $(if $(filter sentencepiece,$(WITHOUT)),-DWITHOUT_SENTENCEPIECE)
+LIB_ENGINE := $(or $(shell $(PKG_CONFIG) --libs $(LIB_NAMES) 2>/dev/null), \
+                $(patsubst %,-l%,$(patsubst lib%,%,$(LIB_NAMES)))) \
+              $(addprefix -l,$(SPM)) -lm -lpthread -ldl
 LIB_SERVER := $(shell $(PKG_CONFIG) --libs libmicrohttpd libuv 2>/dev/null)
 
 OPTIMISE := $(if $(filter 1,$(DEBUG)),-O0,-O2)
@@ -37,7 +44,7 @@ KERNEL_OPTIMISE := $(if $(filter 1,$(DEBUG)),-O0,$(if $(SAN),-O1,-O3))
 SANITIZE := $(if $(SAN),-fsanitize=$(SAN) -fno-omit-frame-pointer -fno-sanitize-recover=all)
 HARDEN := $(if $(SAN)$(filter 1,$(DEBUG)),,-D_FORTIFY_SOURCE=2) -fstack-protector-strong \
           -fstack-clash-protection -fcf-protection
-WARN := -Wall -Wextra -Werror -Wvla -Wno-format-truncation -Wno-stringop-truncation -Wno-psabi \
+WARN := -Wall -Wextra $(WERROR) -Wvla -Wno-format-truncation -Wno-stringop-truncation -Wno-psabi \
         -Wno-unknown-warning-option
 BASE := -g -I. -D_GNU_SOURCE -DSIROCCO_VERSION='"$(VERSION)"' -ffp-contract=off -fno-math-errno \
         -fPIE $(SANITIZE) $(HARDEN) -MMD -MP

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "engine/tokenizer/load.h"
+#include "engine/tokenizer/unicode.h"
 
 enum { PIPELINE_DEPTH_MAX = 4 };
 
@@ -128,6 +129,9 @@ static int normalizer_part(struct pipeline *p, const json_t *part)
     for (size_t i = 0; i < sizeof forms / sizeof forms[0]; i++) {
         if (strcmp(type, forms[i].type) != 0)
             continue;
+        if (!unicode_here())
+            return err_set(p->err, ERR_FORMAT,
+                           "tokenizer.json: normalizer '%s' needs a build with utf8proc", type);
         p->t->normal.needs_utf8 = true;
         return new_step(p, forms[i].kind, "normalizer") ? 0 : ERR_FORMAT;
     }

@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "engine/tokenizer/load.h"
+#include "engine/tokenizer/unicode.h"
 
 enum { VERSION_MAX = 99 };
 
@@ -107,6 +108,16 @@ static int load(struct tokenizer *t, const struct source *source, const struct g
     return code ? code : tokenizer_load_config(t, source, err);
 }
 
+/* Whether a token stands alone in a text is a question to the Unicode database. */
+static int check_single_words(const struct tokenizer *t, struct err *err)
+{
+    for (int i = 0; !unicode_here() && i < t->vocab.size_max; i++)
+        if (t->vocab.tokens[i].single_word)
+            return err_set(err, ERR_FORMAT,
+                           "token %d is a single_word: this needs a build with utf8proc", i);
+    return 0;
+}
+
 bool tokenizer_exists(const struct source *source, const struct gguf *gguf)
 {
     return gguf || source_find(source, "tokenizer.json") || source_find(source, "tekken.json") ||
@@ -122,6 +133,8 @@ int tokenizer_open(const struct source *source, const struct gguf *gguf, int voc
         return err_set(err, ERR_NOMEM, "out of memory for the tokenizer");
     t->bos = t->eos = -1;
     int code = load(t, source, gguf, vocab_size, prefer, err);
+    if (!code)
+        code = check_single_words(t, err);
     if (code) {
         tokenizer_close(t);
         return code;

@@ -2,6 +2,25 @@
  * spm_model.c; any thread may encode, for the processor is only read after it is loaded. */
 #include "engine/tokenizer/spm.h"
 
+#ifdef WITHOUT_SENTENCEPIECE
+
+#include <stdio.h>
+
+struct spm *spm_open(const void *, size_t, char *reason, size_t reason_size)
+{
+    snprintf(reason, reason_size, "this tokenizer needs a build with sentencepiece");
+    return nullptr;
+}
+
+void spm_close(struct spm *) {}
+
+int spm_encode(const struct spm *, const char *, size_t, int (*)(void *, int32_t), void *)
+{
+    return -1;
+}
+
+#else
+
 #include <sentencepiece_processor.h>
 
 #include <cstdio>
@@ -64,3 +83,5 @@ int spm_encode(const struct spm *s, const char *text, size_t n, int (*take)(void
         return -1;
     }
 }
+
+#endif
