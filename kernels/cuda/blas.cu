@@ -1,7 +1,8 @@
 /* blas: matrices times many inputs, by cuBLASLt. Engine thread.
  *
  * The library's heuristic chooses an algorithm (tile, stages, parts of a split sum) once per shape
- * and class of input counts; the choice is kept in a table of fixed size. Descriptors live on the
+ * and class of input counts; the choice is kept in a table of fixed size. An algorithm that refuses
+ * some count of its class is chosen for each count by itself from then on. Descriptors live on the
  * stack and the workspace is of the reservation, so that a call takes no memory and can be
  * captured. Sums are float32; float32 inputs are multiplied as they are (no TF32). Bias and what
  * `out` held before are added by the same kernel where the library has one that does. */
@@ -21,7 +22,7 @@ struct choice_key {
 struct choice {
     struct choice_key key; /* rows 0: free */
     cublasLtMatmulAlgo_t algo;
-    bool found;
+    bool found, each; /* each: of a class, which has no algorithm for all its members */
 };
 struct blas {
     cublasLtHandle_t handle;
@@ -183,7 +184,8 @@ static bool ask(const struct device *d, const struct cuda_gemm *g, const struct 
     return true;
 }
 
-static struct choice *choose(struct device *d, const struct cuda_gemm *g)
+/* What was chosen for products with n inputs. */
+static struct choice *choose(struct device *d, const struct cuda_gemm *g, int64_t n)
 {
     struct blas *b = (struct blas *)d->blas;
     struct choice_key key;
@@ -191,7 +193,7 @@ static struct choice *choose(struct device *d, const struct cuda_gemm *g)
     key.rows = g->rows;
     key.cols = g->cols;
     key.out_stride = g->out_stride;
-    key.n = class_of(g->n);
+    key.n = n;
     key.type = g->type;
     key.align = align_of(g);
     key.bias = g->bias ? 1 : 0;
@@ -209,23 +211,44 @@ static struct choice *choose(struct device *d, const struct cuda_gemm *g)
             break;
     }
     c->key = key; /* a free place, or the last looked at */
+    c->each = false;
     c->found = ask(d, g, &key, &c->algo);
     return c;
 }
 
-int cuda_blas_run(struct device *d, const struct cuda_gemm *g)
+static cublasStatus_t multiply(const struct device *d, const struct cuda_gemm *g,
+                               const struct choice *c)
 {
     const struct blas *b = (const struct blas *)d->blas;
     const float one = 1, beta = g->add ? 1 : 0;
     struct problem p;
-    const struct choice *c = choose(d, g);
-    if (!c->found)
-        return 1;
-    if (blas_check(d, lay_out(g, g->n, &p), "cuBLASLt's descriptors"))
-        return -1;
-    return blas_check(d,
-                      cublasLtMatmul(b->handle, &p.desc, &one, g->w, &p.w, g->in, &p.in, &beta,
-                                     g->out, &p.out, g->out, &p.out, &c->algo, b->workspace,
-                                     WORKSPACE_BYTES, d->stream),
-                      "matrix multiplication");
+    cublasStatus_t s = lay_out(g, g->n, &p);
+    return s ? s
+             : cublasLtMatmul(b->handle, &p.desc, &one, g->w, &p.w, g->in, &p.in, &beta, g->out,
+                              &p.out, g->out, &p.out, &c->algo, b->workspace, WORKSPACE_BYTES,
+                              d->stream);
+}
+
+/* Before anything was enqueued. */
+static bool refused(cublasStatus_t s)
+{
+    return s == CUBLAS_STATUS_NOT_SUPPORTED || s == CUBLAS_STATUS_INVALID_VALUE;
+}
+
+int cuda_blas_run(struct device *d, const struct cuda_gemm *g)
+{
+    int64_t largest = class_of(g->n);
+    struct choice *c = choose(d, g, largest);
+    cublasStatus_t s = CUBLAS_STATUS_NOT_SUPPORTED;
+    if (c->found && !c->each)
+        s = multiply(d, g, c);
+    if (c->found && refused(s) && g->n < largest) {
+        c->each = true;
+        c = choose(d, g, g->n);
+        s = c->found ? multiply(d, g, c) : s;
+    }
+    if (!refused(s))
+        return blas_check(d, s, "matrix multiplication");
+    c->found = false;
+    return 1;
 }
