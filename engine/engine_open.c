@@ -22,6 +22,8 @@ enum {
     SEQUENCE_TOKENS_MIN = 256,      /* one sequence of so many must fit, or open fails */
     LOGITS_ROWS_MAX = 64,           /* per call: more is sliced */
     LOGITS_BYTES_MAX = 64 << 20,
+    DRAWN_BYTES_MAX = 256 << 20, /* of logits that are drawn from where they are computed */
+    DRAWN_SHARE = 64,            /* ... at most this part of the device's memory */
     KV_AUTO_BYTES_MIN = 64 << 20,   /* see above */
     KV_AUTO_WEIGHTS = 4,
     GPUS_MAX = 1 << 16,
@@ -287,9 +289,25 @@ int engine_open_logits_rows(const struct model *m, int max_seqs, int max_batch_t
     return rows;
 }
 
+/* A device that draws takes all rows of a step at once, where there is room: a step in slices waits
+ * for the host between them, and cannot run ahead of it. */
+static int drawn_rows(const struct engine_options *o, const struct engine_parts *p, int rows)
+{
+    int64_t most = p->memory_free / DRAWN_SHARE;
+    if (!p->kernels->draw || p->model->vocab > DRAW_VOCAB_MAX)
+        return rows;
+    most = (most < DRAWN_BYTES_MAX ? most : DRAWN_BYTES_MAX) /
+           ((int64_t)p->model->vocab * (int64_t)sizeof(float));
+    most = most < o->max_seqs ? most : o->max_seqs;
+    most = most < o->max_batch_tokens ? most : o->max_batch_tokens;
+    return most > rows ? (int)most : rows;
+}
+
 static int plan(const struct engine_options *o, struct engine_parts *p, struct err *err)
 {
+    p->memory_free = (int64_t)p->kernels->memory_free(p->device);
     int rows = engine_open_logits_rows(p->model, o->max_seqs, o->max_batch_tokens);
+    rows = drawn_rows(o, p, rows);
     p->forward_options = (struct forward_options){.n_tokens_max = o->max_batch_tokens,
                                                   .n_logits_max = rows,
                                                   .block_size = o->block_size};
@@ -298,7 +316,6 @@ static int plan(const struct engine_options *o, struct engine_parts *p, struct e
         rc = find_model_len(o, p->model, &p->info.max_model_len, err);
     if (rc)
         return rc;
-    p->memory_free = (int64_t)p->kernels->memory_free(p->device);
     p->info.workspace_bytes =
         (int64_t)forward_workspace_bytes(p->model, p->kernels, &p->forward_options);
     return plan_blocks(o, p, err);

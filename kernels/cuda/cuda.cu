@@ -143,8 +143,12 @@ static int device_wait(struct device *d)
 static void *device_host_alloc(struct device *d, size_t bytes)
 {
     void *memory = NULL;
-    if (cuda_failed(d) || cudaHostAlloc(&memory, bytes ? bytes : 1, cudaHostAllocDefault))
+    if (cuda_failed(d))
         return NULL;
+    if (cudaHostAlloc(&memory, bytes ? bytes : 1, cudaHostAllocDefault) != cudaSuccess) {
+        cudaGetLastError(); /* the failure must not be found by a later call */
+        return NULL;
+    }
     memset(memory, 0, bytes);
     return memory;
 }
