@@ -93,8 +93,10 @@ static bool rig_open(struct rig *r, const char *path, struct rig_options o)
     device.gpu_memory_fraction = 0.1;
     device.deterministic = o.deterministic;
     int rc = r->k->open(&device, &r->device, text, sizeof text);
-    if (cuda && rc)
+    if (cuda && rc) {
+        printf("    %s\n", text);
         return false;
+    }
     EXPECT_INT(rc, 0);
     const char *level = r->k->describe(r->device);
     if (cuda && o.large && strstr(level, "emulated")) {
