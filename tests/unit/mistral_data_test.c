@@ -58,6 +58,16 @@ static int encode(const struct tokenizer *t, int version, const json_t *row,
                               err);
 }
 
+/* Two of the library's messages say in our words what a version of the format lacks. */
+static const char *own_words(const char *message)
+{
+    if (!strcmp(message, "Think not implemented for tokenizer < V13."))
+        return "thinking needs tokenizer V13 or later";
+    if (!strcmp(message, "Tools not implemented for tokenizer V1"))
+        return "tokenizer V1 has no tools";
+    return message;
+}
+
 static int agrees(const struct tokenizer *t, int version, const json_t *row)
 {
     const json_t *expected = json_object_get(row, "token_ids");
@@ -72,7 +82,7 @@ static int agrees(const struct tokenizer *t, int version, const json_t *row)
     } else {
         same = code == ERR_VALUE && kind &&
                !strcmp(kind, json_string_value(json_object_get(row, "error"))) &&
-               !strcmp(err.text, json_string_value(json_object_get(row, "message")));
+               !strcmp(err.text, own_words(json_string_value(json_object_get(row, "message"))));
     }
     if (!same)
         fprintf(stderr, "differs: v%d %s: %s %s\n", version,
