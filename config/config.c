@@ -69,9 +69,11 @@ const struct config_option config_options[] = {
      "float32"},
     {"threads", INT(threads, "0", 0, 1024), ENGINE,
      "threads that compute on the CPU; 0 takes one for each core available"},
-    {"max_seqs", INT(max_seqs, "64", 1, 4096), ENGINE, "sequences that run at the same time"},
-    {"max_batch_tokens", INT(max_batch_tokens, "512", 16, 65536), ENGINE,
-     "tokens per step, prompt chunks and decodes together"},
+    {"max_seqs", INT(max_seqs, "0", 0, 4096), ENGINE,
+     "sequences that run at the same time; 0 takes 64, on a GPU 256"},
+    {"max_batch_tokens", INT(max_batch_tokens, "0", 0, 65536), ENGINE,
+     "tokens per step, prompt chunks and decodes together; 0 takes 512, on a GPU 2,048, or 8,192 "
+     "where 36 GiB or more of its memory may be taken"},
     {"itl_target_ms", MS(itl_target_ms, "100", 0), ENGINE,
      "between two tokens of a sequence while prompts of others are computed: these go on in pieces "
      "that keep to it, or to one and a half times a step without them where that is more; 0 sets "

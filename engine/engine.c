@@ -117,17 +117,17 @@ static int open_step(struct engine *e, const struct engine_options *o, struct er
     const struct engine_parts *p = &e->parts;
     const struct step_ops ops = {op_run, op_logits, op_send, op_collect, op_piece, op_now, e};
     struct step_options so = {
-        .sched = {.max_seqs = o->max_seqs,
-                  .max_batch_tokens = o->max_batch_tokens,
+        .sched = {.max_seqs = p->info.max_seqs,
+                  .max_batch_tokens = p->info.max_batch_tokens,
                   .step_ns_target = (uint64_t)o->itl_target_ms * 1000000u,
                   .window = p->model->window_max,
                   .prefix_cache = o->prefix_cache},
         .n_blocks = p->info.n_blocks,
         .block_size = o->block_size,
         .n_logits_max = p->forward_options.n_logits_max,
+        .n_draws_max = p->forward_options.n_draws_max,
         .vocab = p->model->vocab,
-        .device_draws = forward_draws(p->forward),
-        .ahead = forward_draws(p->forward),
+        .ahead = p->forward_options.n_draws_max > 0,
         .n_tokens_valid = tokenizer_n_tokens(p->tokenizer),
         .piece_max = tokenizer_piece_max(p->tokenizer),
         .pause_ms_max = o->pause_ms_max,
@@ -148,8 +148,9 @@ int engine_open(const struct engine_options *o, struct engine **out, struct err 
     *out = NULL;
     if (!e)
         return err_set(err, ERR_NOMEM, "out of memory");
-    e->n_live_max = o->max_queue > INT32_MAX - o->max_seqs ? INT32_MAX : o->max_seqs + o->max_queue;
     int rc = engine_open_parts(o, &e->parts, err);
+    int max_seqs = e->parts.info.max_seqs;
+    e->n_live_max = o->max_queue > INT32_MAX - max_seqs ? INT32_MAX : max_seqs + o->max_queue;
     if (!rc)
         rc = open_step(e, o, err);
     if (!rc)

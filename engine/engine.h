@@ -34,8 +34,8 @@ struct engine_options {
     double gpu_memory_fraction;  /* CUDA: of the whole memory; weights and KV cache fill it */
     const char *cpu_isa;         /* "auto", "base", "avx2", "avx512", "avx512-bf16" */
     int threads;                 /* 0: automatic */
-    int max_seqs;                /* running sequences at most */
-    int max_batch_tokens;        /* tokens per step at most */
+    int max_seqs;                /* running sequences at most; 0: see engine_open.c, settle */
+    int max_batch_tokens;        /* tokens per step at most; 0: likewise */
     int max_model_len;           /* 0: the model's own context length (or what fits in memory) */
     int itl_target_ms;           /* of steps with prompts beside decodes (pace.h); 0: no limit */
     int block_size;              /* tokens per KV block */

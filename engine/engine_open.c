@@ -22,10 +22,13 @@ enum {
     SEQUENCE_TOKENS_MIN = 256,      /* one sequence of so many must fit, or open fails */
     LOGITS_ROWS_MAX = 64,           /* per call: more is sliced */
     LOGITS_BYTES_MAX = 64 << 20,
-    DRAWN_BYTES_MAX = 256 << 20, /* of logits that are drawn from where they are computed */
-    DRAWN_SHARE = 64,            /* ... at most this part of the device's memory */
+    DRAWN_BYTES_MAX = 256 << 20,    /* logits of a pass whose tokens a device draws, */
+    DRAWN_SHARE = 64,               /* at most this part of its memory */
+    SEQS = 64, SEQS_GPU = 256,      /* at a time, and tokens per step: settle */
+    BATCH = 512, BATCH_GPU = 2048, BATCH_LARGE_GPU = 8192,
     KV_AUTO_BYTES_MIN = 64 << 20,   /* see above */
     KV_AUTO_WEIGHTS = 4,
+    LARGE_GPU_GIB = 36,
     GPUS_MAX = 1 << 16,
     REPACK_BYTES = 128 << 20
 };
@@ -61,7 +64,7 @@ static int check_options(const struct engine_options *o, struct err *err)
     if (!find_gpu(o->device, &gpu))
         return err_set(err, ERR_USAGE, "device %.40s: must be cpu, cuda, cuda:N or auto",
                        o->device);
-    if (o->max_seqs < 1 || o->max_batch_tokens < 1 || o->max_queue < 0 || o->max_model_len < 0 ||
+    if (o->max_seqs < 0 || o->max_batch_tokens < 0 || o->max_queue < 0 || o->max_model_len < 0 ||
         o->itl_target_ms < 0 || o->pause_ms_max < 0 || o->kv_cache_bytes < 0 || o->threads < 0)
         return err_set(err, ERR_USAGE, "an engine option is out of range");
     if (o->block_size < 8 || o->block_size > KV_BLOCK_SIZE_MAX ||
@@ -289,27 +292,40 @@ int engine_open_logits_rows(const struct model *m, int max_seqs, int max_batch_t
     return rows;
 }
 
-/* A device that draws takes all rows of a step at once, where there is room: a step in slices waits
- * for the host between them, and cannot run ahead of it. */
-static int drawn_rows(const struct engine_options *o, const struct engine_parts *p, int rows)
+/* Rows whose tokens the device draws in one pass: all sequences', where memory allows, else at
+ * least those of a call. */
+static int draw_rows(const struct engine_options *o, const struct engine_parts *p, int call_rows)
 {
-    int64_t most = p->memory_free / DRAWN_SHARE;
-    if (!p->kernels->draw || p->model->vocab > DRAW_VOCAB_MAX)
-        return rows;
-    most = (most < DRAWN_BYTES_MAX ? most : DRAWN_BYTES_MAX) /
-           ((int64_t)p->model->vocab * (int64_t)sizeof(float));
-    most = most < o->max_seqs ? most : o->max_seqs;
-    most = most < o->max_batch_tokens ? most : o->max_batch_tokens;
-    return most > rows ? (int)most : rows;
+    int64_t bytes = p->memory_free / DRAWN_SHARE;
+    int64_t fit = (bytes < DRAWN_BYTES_MAX ? bytes : DRAWN_BYTES_MAX) /
+                  ((int64_t)p->model->vocab * (int64_t)sizeof(float));
+    int rows = o->max_seqs < o->max_batch_tokens ? o->max_seqs : o->max_batch_tokens;
+    if (!forward_can_draw(p->model, p->kernels))
+        return 0;
+    if (fit < call_rows)
+        fit = call_rows;
+    return fit < rows ? (int)fit : rows;
+}
+
+/* What is left to us: a GPU wants more work at a time, and more room for its activations the more
+ * memory it has. */
+static void settle(struct engine_options *o, struct engine_parts *p)
+{
+    bool own = p->kernels != kernels_cpu();
+    p->memory_free = (int64_t)p->kernels->memory_free(p->device);
+    bool large = p->memory_free >= (int64_t)LARGE_GPU_GIB << 30;
+    if (!o->max_seqs)
+        o->max_seqs = own ? SEQS_GPU : SEQS;
+    if (!o->max_batch_tokens)
+        o->max_batch_tokens = !own ? BATCH : large ? BATCH_LARGE_GPU : BATCH_GPU;
 }
 
 static int plan(const struct engine_options *o, struct engine_parts *p, struct err *err)
 {
-    p->memory_free = (int64_t)p->kernels->memory_free(p->device);
     int rows = engine_open_logits_rows(p->model, o->max_seqs, o->max_batch_tokens);
-    rows = drawn_rows(o, p, rows);
     p->forward_options = (struct forward_options){.n_tokens_max = o->max_batch_tokens,
                                                   .n_logits_max = rows,
+                                                  .n_draws_max = draw_rows(o, p, rows),
                                                   .block_size = o->block_size};
     int rc = kv_type(o->kv_cache_type, &p->forward_options.kv_type, err);
     if (!rc)
@@ -433,16 +449,19 @@ static int warm_up(struct engine_parts *p, struct err *err)
 
 int engine_open_parts(const struct engine_options *o, struct engine_parts *p, struct err *err)
 {
+    struct engine_options settled = *o;
     *p = (struct engine_parts){0};
     int rc = check_options(o, err);
     if (!rc)
         rc = open_files(o, p, err);
     if (!rc)
         rc = open_device(o, p, err);
+    if (!rc) {
+        settle(&settled, p);
+        rc = plan(&settled, p, err);
+    }
     if (!rc)
-        rc = plan(o, p, err);
-    if (!rc)
-        rc = fill_info(o, p, err);
+        rc = fill_info(&settled, p, err);
     tell(o, "loading the weights", 0.6);
     if (!rc)
         rc = weights_load(p->model->weights, o->repack_cache, err);

@@ -26,7 +26,7 @@ struct engine_parts {
 int engine_open_parts(const struct engine_options *o, struct engine_parts *parts, struct err *err);
 void engine_open_free(struct engine_parts *parts); /* zeroed allowed */
 
-/* Rows of logits that one call computes; more on a device that draws. */
+/* Rows of logits that one call computes. */
 int engine_open_logits_rows(const struct model *m, int max_seqs, int max_batch_tokens);
 
 /* The plan as a table of lines. */

@@ -35,13 +35,13 @@ struct forward {
     float *gate, *up;    /* [rows][ffn]; dense FFN only */
     void *moe_workspace; /* MoE only */
     float *cos_sin[MODEL_ROPES_MAX]; /* [rows][n_freq][2] */
-    float *logits;       /* [n_logits_max][vocab] */
-    struct draw_result *drawn; /* [n_logits_max]; NULL if the device does not draw */
+    float *logits;       /* [rows of logits][vocab]: n_logits_max, or n_draws_max if that is more */
+    struct draw_result *drawn; /* [rows of logits]; NULL if the device does not draw */
     bool has_drawn;            /* the last pass was a batch's logits and draws too */
     /* host memory */
     float *host_logits;  /* [n_logits_max][vocab] */
     struct pick_result *picks; /* [n_logits_max] */
-    struct draw_result *results; /* [n_logits_max] */
+    struct draw_result *results; /* [rows of logits] */
     float *q_scale;            /* [rows]; NULL unless the model scales queries by position */
     forward_observer *observe; /* or NULL */
     void *observe_user;
@@ -51,7 +51,7 @@ struct forward {
 
 struct sizes { /* floats per row, per buffer */
     size_t dim, q, kv, ffn, cos_sin;
-    size_t rows, h_rows, logits, vocab;
+    size_t rows, h_rows, logits, host_logits, vocab;
 };
 
 static struct sizes sizes_of(const struct model *m, const struct forward_options *o)
@@ -62,7 +62,8 @@ static struct sizes sizes_of(const struct model *m, const struct forward_options
         .kv = (size_t)m->n_kv_heads * (size_t)m->head_dim,
         .ffn = m->arch->moe ? 0 : (size_t)m->ffn,
         .rows = (size_t)o->n_tokens_max,
-        .logits = (size_t)o->n_logits_max,
+        .logits = (size_t)(o->n_logits_max > o->n_draws_max ? o->n_logits_max : o->n_draws_max),
+        .host_logits = (size_t)o->n_logits_max,
         .vocab = (size_t)m->vocab,
     };
     s.h_rows = s.rows > s.logits ? s.rows : s.logits;
@@ -83,7 +84,7 @@ size_t forward_workspace_bytes(const struct model *m, const struct kernels *k,
 {
     const struct sizes s = sizes_of(m, o);
     size_t row = s.dim + 2 * s.q + 2 * s.kv + 2 * s.ffn + s.cos_sin;
-    size_t floats = s.rows * row + s.h_rows * s.dim + 2 * s.logits * s.vocab;
+    size_t floats = s.rows * row + s.h_rows * s.dim + (s.logits + s.host_logits) * s.vocab;
     size_t scratch; /* of the linear ops and of the experts */
     if (m->arch->post_norms)
         floats += s.rows * s.dim;
@@ -202,9 +203,9 @@ static float *floats(struct forward *f, size_t rows, size_t cols)
     return f->k->alloc(f->device, bytes);
 }
 
-bool forward_draws(const struct forward *f)
+bool forward_can_draw(const struct model *m, const struct kernels *k)
 {
-    return f->k->draw && f->m->vocab <= DRAW_VOCAB_MAX;
+    return k->draw && m->vocab <= DRAW_VOCAB_MAX;
 }
 
 static bool alloc_buffers(struct forward *f)
@@ -227,10 +228,10 @@ static bool alloc_buffers(struct forward *f)
         all = (f->cos_sin[i] = floats(f, s.rows, 2 * (size_t)m->ropes[i].n_freq)) != NULL;
     if (all)
         f->host_logits =
-            f->k->host_alloc(f->device, s.logits * s.vocab * sizeof *f->host_logits);
-    f->picks = f->k->host_alloc(f->device, s.logits * sizeof *f->picks);
+            f->k->host_alloc(f->device, s.host_logits * s.vocab * sizeof *f->host_logits);
+    f->picks = f->k->host_alloc(f->device, s.host_logits * sizeof *f->picks);
     f->results = f->k->host_alloc(f->device, s.logits * sizeof *f->results);
-    if (all && forward_draws(f))
+    if (all && f->options.n_draws_max)
         all = (f->drawn = f->k->alloc(f->device, s.logits * sizeof *f->drawn)) != NULL;
     if (m->query_scale_beta > 0)
         all = (f->q_scale = calloc(s.rows, sizeof *f->q_scale)) && all;
@@ -253,6 +254,7 @@ int forward_open(struct model *m, const struct kernels *k, struct device *device
     int rc = 0;
     *out = NULL;
     CHECK(o->n_tokens_max > 0 && o->n_logits_max > 0);
+    CHECK(o->n_draws_max == 0 || forward_can_draw(m, k));
     struct forward *f = calloc(1, sizeof *f);
     if (!f)
         return err_set(err, ERR_NOMEM, "out of memory");
@@ -488,7 +490,7 @@ int forward_run(struct forward *f, const struct batch *b, struct err *err)
         return 0;
     CHECK(b->n_tokens <= f->options.n_tokens_max);
     scale_queries(f, b);
-    f->has_drawn = b->draws && b->n_rows > 0 && b->n_rows <= f->options.n_logits_max;
+    f->has_drawn = b->draws && b->n_rows > 0 && b->n_rows <= f->options.n_draws_max;
     if (f->has_drawn)
         draw = draw_of(f, b, 0, b->n_rows);
     int rc = f->k->step_begin(f->device, &(struct step_args){
@@ -511,7 +513,7 @@ int forward_run(struct forward *f, const struct batch *b, struct err *err)
 
 int forward_send(struct forward *f, int n, struct err *err)
 {
-    CHECK(f->has_drawn && n <= f->options.n_logits_max);
+    CHECK(f->has_drawn && n <= f->options.n_draws_max);
     if (f->k->download(f->device, f->results, f->drawn, (size_t)n * sizeof *f->results) ||
         f->k->mark(f->device))
         return device_failed(f, "drawn tokens", err);
@@ -524,8 +526,10 @@ int forward_collect(struct forward *f, const struct draw_result **results, struc
     return f->k->wait(f->device) ? device_failed(f, "drawn tokens", err) : 0;
 }
 
-/* The logits of rows first .. first + n that the host asks for. */
-static int download_logits(struct forward *f, const struct batch *b, int first, int n)
+/* The logits of rows first .. first + n that the host asks for; the device has them from logits on.
+ */
+static int download_logits(struct forward *f, const struct batch *b, const float *logits, int first,
+                           int n)
 {
     size_t vocab = (size_t)f->m->vocab;
     for (int i = 0, end; i < n; i = end) {
@@ -533,7 +537,7 @@ static int download_logits(struct forward *f, const struct batch *b, int first, 
         for (end = i + 1; end < n && (!b->draws || b->draws[first + end].wanted != asked);)
             end++;
         if (asked && f->k->download(f->device, f->host_logits + (size_t)i * vocab,
-                                     f->logits + (size_t)i * vocab,
+                                     logits + (size_t)i * vocab,
                                      (size_t)(end - i) * vocab * sizeof(float)))
             return -1;
     }
@@ -549,18 +553,17 @@ int forward_logits(struct forward *f, const struct batch *b, int first, int n, f
     if (!n)
         return 0;
     int rc = 0;
+    size_t at = f->has_drawn ? (size_t)first : 0; /* where the device has the first of them */
     if (!f->has_drawn) {
         struct draw_args draw;
         if (b->draws)
             draw = draw_of(f, b, first, n);
         rc = run_head(f, b, first, n, b->draws ? &draw : NULL);
-    } else {
-        CHECK(first == 0 && n == b->n_rows);
     }
     if (!rc && b->draws)
-        rc = f->k->download(f->device, f->results, f->drawn, (size_t)n * sizeof *f->results);
+        rc = f->k->download(f->device, f->results, f->drawn + at, (size_t)n * sizeof *f->results);
     if (!rc)
-        rc = download_logits(f, b, first, n);
+        rc = download_logits(f, b, f->logits + at * (size_t)f->m->vocab, first, n);
     if (!rc)
         rc = f->k->sync(f->device);
     for (int i = 0; i < n && !b->draws; i++)

@@ -9,6 +9,7 @@
 struct forward_options {
     int n_tokens_max;   /* max_batch_tokens */
     int n_logits_max;   /* rows of logits per forward_logits call */
+    int n_draws_max;    /* rows that the device draws in one pass; 0: none */
     int n_blocks, block_size;
     enum quant_type kv_type;
 };
@@ -31,11 +32,11 @@ int forward_open(struct model *m, const struct kernels *k, struct device *device
                  const struct forward_options *o, struct forward **out, struct err *err);
 void forward_close(struct forward *f); /* NULL allowed */
 
-/* Does the device draw tokens: may a batch have draws? */
-bool forward_draws(const struct forward *f);
+/* Does a device draw this model's tokens: may n_draws_max be above 0, and a batch have draws? */
+bool forward_can_draw(const struct model *m, const struct kernels *k);
 
-/* Run all layers over the batch: KV is stored, hidden states kept; with draws, when one call of
- * forward_logits can ask for all rows, their tokens are drawn too. ERR_DEVICE latches. */
+/* Run all layers over the batch: KV is stored, hidden states kept; of a batch with draws and at
+ * most n_draws_max rows the tokens are drawn too. ERR_DEVICE latches. */
 int forward_run(struct forward *f, const struct batch *b, struct err *err);
 
 /* The next pass may be run before the results of the last one, which drew n rows of a batch with

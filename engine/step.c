@@ -43,7 +43,7 @@ int step_init(struct step *s, const struct step_options *o, const struct step_op
     if (!s->rows || !s->flight || !s->text || kv_init(&s->kv, o->n_blocks, o->block_size, o->key) ||
         sched_init(&s->sched, &s->kv, &o->sched) || sampler_open(o->vocab, &s->sampler) ||
         batch_init(&s->batch, o->sched.max_batch_tokens, o->sched.max_seqs) ||
-        (o->device_draws && draw_plan_init(&s->draws, o->vocab, o->sched.max_batch_tokens))) {
+        (o->n_draws_max && draw_plan_init(&s->draws, o->vocab, o->sched.max_batch_tokens))) {
         step_free(s);
         return ERR_NOMEM;
     }
@@ -241,7 +241,7 @@ static struct sample_input sample_input(const struct step *s, const struct seq *
  * pending token where rows are drawn in slices, when the device has left the step. */
 static void plan_draws(struct step *s)
 {
-    bool sliced = s->batch.n_rows > s->options.n_logits_max;
+    bool sliced = s->batch.n_rows > s->options.n_draws_max;
     draw_plan_clear(&s->draws);
     for (int i = 0; i < s->batch.n_rows; i++) {
         const struct seq *seq = s->rows[i].seq;
@@ -273,7 +273,7 @@ static void fill(struct step *s)
             batch_want_logits(b, row + j);
         }
     }
-    if (s->options.device_draws)
+    if (s->options.n_draws_max)
         plan_draws(s);
 }
 
@@ -438,7 +438,7 @@ static void publish(struct step *s, int n_paused)
 /* Can the step that was filled be in flight: are its tokens all the device's own business? */
 static bool can_fly(const struct step *s)
 {
-    if (!s->options.ahead || !s->batch.n_rows || s->batch.n_rows > s->options.n_logits_max)
+    if (!s->options.ahead || !s->batch.n_rows || s->batch.n_rows > s->options.n_draws_max)
         return false;
     for (int i = 0; i < s->batch.n_rows; i++)
         if (!s->batch.draws[i].wanted)

@@ -27,9 +27,9 @@ struct step_options {
     struct sched_options sched;
     int n_blocks, block_size;
     int n_logits_max;   /* rows per call of ops.logits */
+    int n_draws_max;    /* rows that the device draws in one pass; 0: the host draws all */
     int vocab;
-    bool device_draws;  /* the batch may have draws */
-    bool ahead;         /* with device_draws: a step is enqueued before the last one's end */
+    bool ahead;         /* with n_draws_max: a step is enqueued before the last one's end */
     int n_tokens_valid; /* ids >= this are never drawn */
     size_t piece_max;   /* longest piece in bytes */
     int pause_ms_max;

@@ -50,7 +50,7 @@ const char cmd_bench_usage[] =
     "  --kv-cache-type TYPE    f32, f16, bf16, q8_0, fp8 (f16)\n"
     "  --kv-cache-bytes SIZE   as in 512m (what the tests need, if that is there)\n"
     "  --quant TYPE            quantize a model of floats while loading (sirocco quantize)\n"
-    "  --max-batch-tokens N    tokens per step at most (512)\n"
+    "  --max-batch-tokens N    tokens per step at most (512, on a GPU 2048 or 8192)\n"
     "  --max-seqs N            sequences that run at a time (what the tests need, at most 1024)\n"
     "  --no-limits             do not measure what the machine reaches\n"
     "  --json, --csv           instead of a table\n\n"
@@ -297,7 +297,6 @@ static int open_engine(struct bench *b, const struct bench_options *asked, struc
                                .gpu_memory_fraction = 0.92,
                                .cpu_isa = asked->isa ? asked->isa : "auto",
                                .max_seqs = 1,
-                               .max_batch_tokens = 512,
                                .block_size = 16,
                                .kv_cache_fraction = 0.9,
                                .kv_cache_type = asked->kv_type ? asked->kv_type : "f16",
@@ -316,7 +315,7 @@ static int open_engine(struct bench *b, const struct bench_options *asked, struc
     o.max_model_len = longest + 1;
     int rc = read_one("--threads", asked->threads, 1024, 0, &o.threads, err);
     if (!rc)
-        rc = read_one("--max-batch-tokens", asked->batch_tokens, 65536, 512, &o.max_batch_tokens,
+        rc = read_one("--max-batch-tokens", asked->batch_tokens, 65536, 0, &o.max_batch_tokens,
                       err);
     if (!rc)
         rc = cmd_count("bench", "--max-seqs", asked->max_seqs, 1, 4096, &o.max_seqs, err);

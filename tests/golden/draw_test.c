@@ -1,12 +1,20 @@
 /* draw_test: the engine's steps over a tiny model on a device that draws tokens itself: every
  * request gets the tokens and log-probabilities that the host's sampler gives it from the same
- * device's logits, delivered at once or a step later, in steps of one slice of rows and of several; and what the CPU backend gives (the
- * weights are F32, so that only the order of sums differs). Steps of one size repeat, so that captured ones are among
- * them. */
+ * device's logits, delivered at once or a step later, in steps of one slice of rows and of several;
+ * and what the CPU backend gives (the weights are F32, so that only the order of sums differs).
+ * Steps of one size repeat, so that captured ones are among them. */
 #include "engine/step.h"
 #include "tests/golden/rig.h"
 
-enum { REQUESTS = 12, PROMPT_MAX = 40, NEW_MAX = 24, VOCAB = 288, EOS = 2 };
+enum {
+    REQUESTS = 12,
+    PROMPT_MAX = 40,
+    NEW_MAX = 24,
+    VOCAB = 288,
+    EOS = 2,
+    TYPICAL = 7,
+    TYPICAL_LATE = 19
+};
 
 struct got {
     struct channel *channel;
@@ -73,7 +81,7 @@ static void make_request(int i, int32_t *prompt, struct sample_bias *bias,
     p->repetition_penalty = i % 4 == 1 ? 1.3f : 1;
     p->presence_penalty = i % 4 == 2 ? 1.5f : 0;
     p->frequency_penalty = i % 6 == 5 ? 0.7f : 0;
-    p->typical_p = i == 7 ? 0.9f : 1;
+    p->typical_p = i == TYPICAL || i == TYPICAL_LATE ? 0.9f : 1;
     p->min_tokens = i == 2 ? 20 : 0;
     p->logprobs = i % 3 == 0 ? i : -1;
     *bias = (struct sample_bias){40 + i, 3};
@@ -114,8 +122,8 @@ static void on_event(struct got *g, const struct event *e)
     g->channel = NULL;
 }
 
-/* The first n_requests on a device of the level; false: there is none. */
-static bool run_all(const char *level, bool device_draws, bool ahead, int n_requests,
+/* Requests first .. first + n on a device of the level; false: there is none. */
+static bool run_all(const char *level, bool device_draws, bool ahead, int first, int n_requests,
                     struct got *got)
 {
     struct rig r;
@@ -129,14 +137,15 @@ static bool run_all(const char *level, bool device_draws, bool ahead, int n_requ
     struct step_ops ops = {op_run, op_logits, op_send, op_collect, op_piece, op_now, &r};
     struct step_options o = {.sched = {.max_seqs = REQUESTS, .max_batch_tokens = 64},
                              .n_blocks = r.n_blocks, .block_size = r.block_size,
-                             .n_logits_max = RIG_LOGITS, .vocab = VOCAB,
-                             .device_draws = device_draws, .ahead = ahead, .n_tokens_valid = VOCAB - 8,
+                             .n_logits_max = RIG_LOGITS,
+                             .n_draws_max = device_draws ? RIG_DRAWS : 0, .vocab = VOCAB,
+                             .ahead = ahead, .n_tokens_valid = VOCAB - 8,
                              .piece_max = 1, .pause_ms_max = 1000};
-    EXPECT(!device_draws || forward_draws(r.f));
+    EXPECT(!device_draws || forward_can_draw(r.m, r.k));
     EXPECT_INT(mailbox_open(NULL, NULL, &m), 0);
     EXPECT_INT(step_init(&s, &o, &ops, m), 0);
     for (int i = 0; i < n_requests; i++)
-        submit(m, i, &got[i]);
+        submit(m, first + i, &got[i]);
     while (n_over < n_requests && n_turns++ < 400) {
         step_once(&s, &sleep_ms);
         EXPECT_INT(s.death.code, 0);
@@ -149,7 +158,8 @@ static bool run_all(const char *level, bool device_draws, bool ahead, int n_requ
         }
     }
     EXPECT_INT(n_over, n_requests);
-    EXPECT(!ahead || n_requests > RIG_LOGITS || n_flights > n_turns / 2);
+    bool host_rows = n_requests > RIG_LOGITS && first != TYPICAL + 1; /* in every step */
+    EXPECT(!ahead || host_rows || n_flights > n_turns / 2);
     EXPECT_INT(s.kv.n_free, r.n_blocks);
     step_free(&s);
     mailbox_close(m);
@@ -186,15 +196,15 @@ static void expect_same(const struct got *drawn, const struct got *sampled)
     }
 }
 
-static void compare(int n_requests)
+static void compare(int first, int n_requests)
 {
     const char *cuda = rig_levels[RIG_CUDA];
     int n_same = 0, n_drawn = 0;
-    if (!run_all(cuda, true, false, n_requests, device))
+    if (!run_all(cuda, true, false, first, n_requests, device))
         SKIP("no plugin, or no GPU");
-    EXPECT(run_all(cuda, true, true, n_requests, ahead));
-    EXPECT(run_all(cuda, false, false, n_requests, host));
-    EXPECT(run_all(rig_levels[0], false, false, n_requests, cpu));
+    EXPECT(run_all(cuda, true, true, first, n_requests, ahead));
+    EXPECT(run_all(cuda, false, false, first, n_requests, host));
+    EXPECT(run_all(rig_levels[0], false, false, first, n_requests, cpu));
     for (int i = 0; i < n_requests; i++) {
         expect_same(&device[i], &host[i]);
         expect_same(&ahead[i], &host[i]);
@@ -208,10 +218,23 @@ static void compare(int n_requests)
 
 TEST_SECONDS(draws_of_one_slice, 200)
 {
-    compare(5);
+    compare(0, 5);
+}
+
+/* More rows than one call of forward_logits has, drawn in one pass all the same. */
+TEST_SECONDS(draws_of_one_pass, 200)
+{
+    compare(TYPICAL + 1, RIG_DRAWS);
+}
+
+/* The host asks for some rows of such a pass, too. */
+TEST_SECONDS(draws_of_one_pass_and_of_the_host, 200)
+{
+    compare(0, RIG_DRAWS);
+    compare(TYPICAL_LATE - RIG_DRAWS + 1, RIG_DRAWS); /* in the second slice */
 }
 
 TEST_SECONDS(draws_of_several_slices, 200)
 {
-    compare(REQUESTS);
+    compare(0, REQUESTS);
 }

@@ -39,7 +39,7 @@ __attribute__((unused)) static const char *const rig_levels[] = {"base", "avx2",
                                                                  "avx512-bf16", "cuda"};
 /* From RIG_ROUNDS on levels round the inputs of BF16 weights to BF16, 2^-9 of themselves; RIG_CUDA
  * is the plugin that SIROCCO_TEST_PLUGIN names, and rounds for all but F32. */
-enum { RIG_LEVELS = 5, RIG_ROUNDS = 3, RIG_CUDA = 4, RIG_LOGITS = 8 };
+enum { RIG_LEVELS = 5, RIG_ROUNDS = 3, RIG_CUDA = 4, RIG_LOGITS = 8, RIG_DRAWS = 10 };
 
 static void rig_close(struct rig *r)
 {
@@ -112,6 +112,8 @@ static bool rig_open(struct rig *r, const char *path, struct rig_options o)
         rig_require(gguf_open(source_gguf(r->source), &r->gguf, &err), &err);
     rig_require(model_open(r->source, r->gguf, &r->m, &err), &err);
     rig_require(weights_load(r->m->weights, NULL, &err), &err);
+    if (forward_can_draw(r->m, r->k))
+        forward.n_draws_max = RIG_DRAWS;
     rig_require(forward_open(r->m, r->k, r->device, &forward, &r->f, &err), &err);
     EXPECT_INT(batch_init(&r->b, forward.n_tokens_max, 16), 0);
     r->blocks = calloc((size_t)r->n_blocks, sizeof *r->blocks);

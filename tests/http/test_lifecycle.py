@@ -180,7 +180,7 @@ def test_other_signals_are_harmless(server):
 
 @pytest.mark.parametrize("options,code,words", [
     (["--port", "65536"], 2, "port"), (["--port", "abc"], 2, "port"), (["--nonsense"], 2, "nonsense"),
-    (["--max-seqs", "0"], 2, "max"), (["--block-size", "17"], 2, "block"),
+    (["--max-seqs", "-1"], 2, "max"), (["--block-size", "17"], 2, "block"),
     (["--model", "/nonexistent/model"], 1, "/nonexistent/model"),
     (["--host", "no.such.host.invalid"], 1, "host"), (["--api-key-file", "/nonexistent"], 1, "key"),
     (["--config-file", "/nonexistent"], 2, "config")])

@@ -173,7 +173,7 @@ static int fake_run(void *user, const struct batch *b, struct err *err)
         for (int i = 0; i < b->seqs[j].q_len; i++)
             store(f, b, &b->seqs[j], i);
     f->now_ns += 500000 + (uint64_t)b->n_tokens * 100000; /* what a step costs: pace learns it */
-    f->n_drawn = b->draws && b->n_rows <= f->n_logits_max ? b->n_rows : 0;
+    f->n_drawn = b->draws && b->n_rows <= f->n_draws_max ? b->n_rows : 0;
     for (int i = 0; i < f->n_drawn; i++)
         make_row(f, b, i, f->logits, &f->drawn[i]);
     return 0;
@@ -232,16 +232,18 @@ static uint64_t fake_now(void *user)
 }
 
 int fake_open(struct fake *f, int n_blocks, int block_size, int window, int n_tokens_max,
-              int n_logits_max)
+              int n_logits_max, int n_draws_max)
 {
+    size_t rows = (size_t)(n_logits_max > n_draws_max ? n_logits_max : n_draws_max);
     *f = (struct fake){.block_size = block_size, .window = window,
-                       .n_logits_max = n_logits_max, .now_ns = 1000000000u};
+                       .n_logits_max = n_logits_max, .n_draws_max = n_draws_max,
+                       .now_ns = 1000000000u};
     f->slots = calloc((size_t)n_blocks * (size_t)block_size, sizeof *f->slots);
     f->chains = calloc((size_t)n_tokens_max, sizeof *f->chains);
     f->tokens = calloc((size_t)n_tokens_max, sizeof *f->tokens);
     f->logits = calloc((size_t)n_logits_max * FAKE_VOCAB, sizeof *f->logits);
-    f->results = calloc((size_t)n_logits_max, sizeof *f->results);
-    f->drawn = calloc((size_t)n_logits_max, sizeof *f->drawn);
+    f->results = calloc(rows, sizeof *f->results);
+    f->drawn = calloc(rows, sizeof *f->drawn);
     return f->slots && f->chains && f->tokens && f->logits && f->results && f->drawn ? 0 : ERR_NOMEM;
 }
 

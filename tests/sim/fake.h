@@ -23,7 +23,7 @@ struct fake {
     float *logits;        /* [n_logits_max][FAKE_VOCAB] */
     struct draw_result *results; /* the host's */
     struct draw_result *drawn;   /* the device's, of the last step */
-    int n_logits_max, n_drawn, n_sent;
+    int n_logits_max, n_draws_max, n_drawn, n_sent;
     uint64_t n_steps;
     uint64_t fails_at;    /* the step at which the device breaks; 0: never */
     int nan_one_in;       /* 0: no bad rows */
@@ -38,7 +38,7 @@ void fake_row(const struct fake *f, uint64_t chain, float *logits, struct pick_r
 const char *fake_piece(int32_t token, size_t *size);
 
 int fake_open(struct fake *f, int n_blocks, int block_size, int window, int n_tokens_max,
-              int n_logits_max);
+              int n_logits_max, int n_draws_max);
 void fake_close(struct fake *f);
 struct step_ops fake_ops(struct fake *f);
 

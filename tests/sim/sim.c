@@ -488,19 +488,19 @@ static void open_world(struct world *w, uint64_t seed)
         .block_size = between(w, 1, 8),
         .n_blocks = one_in(w, 4) ? between(w, 16, 200) : between(w, 2, 16),
         .n_logits_max = between(w, 1, 8),
-        .device_draws = !one_in(w, 3),
+        .n_draws_max = one_in(w, 3) ? 0 : between(w, 1, 8),
         .vocab = FAKE_VOCAB, .n_tokens_valid = FAKE_VOCAB, .piece_max = 2,
         .pause_ms_max = one_in(w, 3) ? between(w, 0, 100) : between(w, 300, 3000),
         .key = {draw(w), draw(w)},
     };
-    o.ahead = o.device_draws && !one_in(w, 3);
+    o.ahead = o.n_draws_max && !one_in(w, 3);
     w->max_model_len = between(w, 2, TOKENS_MAX);
     w->n_live_max = o.sched.max_seqs + between(w, 0, 40);
     for (int i = 0; i < TOKENS_MAX; i++)
         w->prefix[i] = (int32_t)between(w, 1, 4);
     w->refs = calloc((size_t)o.n_blocks, sizeof *w->refs);
     int rc = fake_open(&w->fake, o.n_blocks, o.block_size, o.sched.window,
-                       o.sched.max_batch_tokens, o.n_logits_max);
+                       o.sched.max_batch_tokens, o.n_logits_max, o.n_draws_max);
     struct step_ops ops = fake_ops(&w->fake);
     if (rc || !w->refs || mailbox_open(count_wake, w, &w->mailbox) ||
         sampler_open(FAKE_VOCAB, &w->sampler) || step_init(&w->step, &o, &ops, w->mailbox)) {

@@ -308,7 +308,7 @@ TEST(defaults)
     EXPECT(c.model == NULL && c.api_key_file == NULL && c.chat_template == NULL);
     EXPECT_STR(c.host, "127.0.0.1");
     EXPECT_INT(c.port, 8000);
-    EXPECT_INT(c.max_seqs, 64);
+    EXPECT_INT(c.max_seqs, 0);
     EXPECT_INT(c.max_body_bytes, 8 << 20);
     EXPECT_INT(c.max_header_bytes, 16 << 10);
     EXPECT_INT(c.block_size, 16);
