@@ -279,7 +279,8 @@ static int take_planes(struct device *d, enum quant_type type, struct cuda_matri
 
 /* Of F8_128: some row has several scales, or a code is NaN, which counts as 480 (quant.h) but not
  * in the library. Of formats with centers: one is beyond MATRIX_CENTER_MAX. Waits for the
- * repacking. */
+ * repacking: products read weights before they wait for the kernel in front of them (grid_wait),
+ * which must not be this one. */
 static int matrix_odd(struct device *d, const struct planes *p, int *odd)
 {
     return cuda_check(d, cudaMemcpyAsync(odd, p->odd, sizeof *odd, cudaMemcpyDeviceToHost,
@@ -318,7 +319,7 @@ static int load_tiled(struct device *d, const struct matrix *m, struct cuda_matr
         rc = cuda_launched(d, "repacking weights");
     }
     cuda_give(d, slice); /* what takes it next is enqueued behind the repacking */
-    if (!rc && quant_centered(m->type))
+    if (!rc)
         rc = matrix_odd(d, &planes, &odd);
     c->by_row = m->type == QUANT_F8_128 && !odd;
     c->tiled = m->type == QUANT_F8_128 || !odd;

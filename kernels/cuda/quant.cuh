@@ -33,13 +33,6 @@ static inline bool quant_tiles(enum quant_type type)
            type == QUANT_G8_128 || type == QUANT_F8_128;
 }
 
-/* Formats of which the repacking finds out something (cuda_matrix: tiled, by_row). */
-static inline bool quant_centered(enum quant_type type)
-{
-    return type == QUANT_G4 || type == QUANT_G4_128 || type == QUANT_G8 || type == QUANT_G8_128 ||
-           type == QUANT_F8_128;
-}
-
 /* What a kernel needs of a matrix, by value. */
 struct quant_view {
     enum quant_type type;
