@@ -305,7 +305,8 @@ static __device__ __forceinline__ void tile_wait(int stages)
 
 /* The parts of a tile meet. True: this block has them all in acc. */
 template <int NT>
-static __device__ __forceinline__ bool tile_meet(const struct tile_work *w, float acc[NT][4])
+static __device__ __forceinline__ bool tile_meet(const struct tile_work *w, int n_left,
+                                                 float acc[NT][4])
 {
     CUDA_SHARED(int, last);
     int splits = (int)gridDim.y, tile = (int)blockIdx.x;
@@ -313,7 +314,8 @@ static __device__ __forceinline__ bool tile_meet(const struct tile_work *w, floa
                    ((int64_t)tile * splits + blockIdx.y) * NT * TILE_THREADS + threadIdx.x;
 #pragma unroll
     for (int nt = 0; nt < NT; nt++)
-        mine[nt * TILE_THREADS] = make_float4(acc[nt][0], acc[nt][1], acc[nt][2], acc[nt][3]);
+        if (8 * nt < n_left)
+            mine[nt * TILE_THREADS] = make_float4(acc[nt][0], acc[nt][1], acc[nt][2], acc[nt][3]);
     __threadfence();
     __syncthreads();
     if (threadIdx.x == 0)
@@ -327,15 +329,63 @@ static __device__ __forceinline__ bool tile_meet(const struct tile_work *w, floa
     const float4 *all =
         (const float4 *)w->partial + (int64_t)tile * splits * NT * TILE_THREADS + threadIdx.x;
 #pragma unroll
-    for (int nt = 0; nt < NT; nt++) {
-        float4 sum = make_float4(0, 0, 0, 0);
+    for (int nt = 0; nt < NT; nt += TILE_GROUP) { /* loads of a group follow each other unwaited */
+        if (8 * nt >= n_left)
+            continue;
+#pragma unroll
+        for (int i = 0; i < 4 * TILE_GROUP; i++)
+            acc[nt + i / 4][i % 4] = 0;
+#pragma unroll 2
         for (int s = 0; s < splits; s++) {
-            float4 v = __ldcg(&all[(s * NT + nt) * TILE_THREADS]);
-            sum.x += v.x, sum.y += v.y, sum.z += v.z, sum.w += v.w;
+            float4 v[TILE_GROUP];
+#pragma unroll
+            for (int i = 0; i < TILE_GROUP; i++)
+                v[i] = 8 * (nt + i) < n_left ? __ldcg(&all[(s * NT + nt + i) * TILE_THREADS])
+                                             : make_float4(0, 0, 0, 0);
+#pragma unroll
+            for (int i = 0; i < TILE_GROUP; i++) {
+                acc[nt + i][0] += v[i].x, acc[nt + i][1] += v[i].y;
+                acc[nt + i][2] += v[i].z, acc[nt + i][3] += v[i].w;
+            }
         }
-        acc[nt][0] = sum.x, acc[nt][1] = sum.y, acc[nt][2] = sum.z, acc[nt][3] = sum.w;
     }
     return true;
+}
+
+/* A thread's sums, at inputs input0 .. and rows row0 .. of the tile. What is read is read before
+ * anything is written: else each load would wait for the one before. */
+template <int NT>
+static __device__ __forceinline__ void tile_write(const struct skinny_out *o, int n, int input0,
+                                                  int row0, const float acc[NT][4])
+{
+    int lane = (int)threadIdx.x % CUDA_WARP, g = lane / 4, t = lane % 4;
+    int row = row0 + g, input = input0 + 2 * t;
+    float *to = o->out + (int64_t)input * o->rows + row;
+    float bias[2] = {0, 0};
+#pragma unroll
+    for (int half = 0; half < 2; half++)
+        if (o->bias && row + 8 * half < o->rows)
+            bias[half] = o->bias[row + 8 * half];
+#pragma unroll
+    for (int nt = 0; nt < NT; nt += TILE_GROUP) {
+        float before[TILE_GROUP][4];
+        if (input0 + 8 * nt >= n)
+            continue;
+#pragma unroll
+        for (int i = 0; i < 4 * TILE_GROUP; i++) {
+            int down = 8 * (nt + i / 4) + i % 2, right = i % 4 / 2 * 8;
+            bool inside = input + down < n && row + right < o->rows;
+            before[i / 4][i % 4] =
+                o->add && inside ? to[(int64_t)down * o->rows + right] : 0;
+        }
+#pragma unroll
+        for (int i = 0; i < 4 * TILE_GROUP; i++) {
+            int down = 8 * (nt + i / 4) + i % 2, right = i % 4 / 2 * 8;
+            float sum = acc[nt + i / 4][i % 4] + bias[i % 4 / 2];
+            if (input + down < n && row + right < o->rows)
+                to[(int64_t)down * o->rows + right] = o->add ? before[i / 4][i % 4] + sum : sum;
+        }
+    }
 }
 
 /* Two blocks to a multiprocessor where 128 registers are enough. */
@@ -390,20 +440,9 @@ static __global__ void __launch_bounds__(TILE_THREADS, (tile_blocks<T, NT>()))
     }
     copy_async_wait<0>();
     __syncthreads();
-    if (gridDim.y > 1 && !tile_meet<NT>(&w, acc))
+    if (gridDim.y > 1 && !tile_meet<NT>(&w, n_left, acc))
         return;
-    int g = lane / 4, t = lane % 4;
-#pragma unroll
-    for (int nt = 0; nt < NT; nt++)
-#pragma unroll
-        for (int i = 0; i < 4; i++) {
-            int input = input0 + 8 * nt + 2 * t + i % 2, row = row0 + g + 8 * (i / 2);
-            if (input >= w.n || row >= job.out.rows)
-                continue;
-            float *to = job.out.out + (int64_t)input * job.out.rows + row;
-            float sum = acc[nt][i] + (job.out.bias ? job.out.bias[row] : 0);
-            *to = job.out.add ? *to + sum : sum;
-        }
+    tile_write<NT>(&job.out, w.n, input0, row0, acc);
 }
 
 /* ---- launches */
@@ -472,8 +511,9 @@ static void tile_launch(struct device *d, const struct linear_args *a, int64_t p
     int splits = tile_splits(d, tiles, w.n_chunks, (size_t)NT * TILE_THREADS * 4 * sizeof(float));
     if (d->deterministic)
         splits = tile_splits_fixed(d, blocks, w.n_chunks);
+    /* always the most: a graph may hold launches of this kernel with more than this one needs */
     if (cuda_check(d, cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                           shared),
+                                           (int)d->shared_max),
                    "shared memory"))
         return;
     CUDA_LAUNCH_EARLY(kernel, dim3((unsigned)tiles, (unsigned)splits), dim3(TILE_THREADS),
