@@ -9,7 +9,7 @@
  * deterministic device splits nothing, and runs all in tiles where there are tiles. */
 #include "kernels/cuda/attention.cuh"
 
-enum { THREADS = 128, WARPS = THREADS / CUDA_WARP, SPLITS_MAX = 32, JOIN_THREADS = 64 };
+enum { THREADS = 128, WARPS = THREADS / CUDA_WARP, SPLITS_MAX = 32, JOIN_THREADS = 128 };
 enum { DIMS_PER_LANE = CUDA_HEAD_DIM_MAX / CUDA_WARP };
 
 /* ---- the plain kernel: a block is one query and head; any format and head size */
@@ -134,27 +134,45 @@ static __global__ void __launch_bounds__(THREADS) attention_plain(struct attenti
 
 /* ---- split rows */
 
-static __global__ void join(struct attention_params p)
+static_assert((int)SPLITS_MAX == (int)CUDA_WARP, "a lane of join per split");
+
+/* The totals of a row's splits are a lane's each, and the sums are loaded some at a time: a loop of
+ * single loads would wait for memory once a split. */
+static __global__ void __launch_bounds__(JOIN_THREADS) join(struct attention_params p)
 {
-    int head = (int)blockIdx.y;
+    CUDA_SHARED(float, weights); /* [SPLITS_MAX], and the sum of all */
+    enum { AT_ONCE = 8 };
+    int head = (int)blockIdx.y, lane = (int)threadIdx.x;
     const struct cuda_row row = p.rows[blockIdx.x];
     int64_t part = ((int64_t)blockIdx.x * p.n_heads + head) * p.n_splits;
     const struct cuda_seq seq = p.seqs[row.seq];
     int64_t at = ((int64_t)(seq.q_start + row.query) * p.n_heads + head) * p.head_dim;
     const float *totals = p.partial_totals + 2 * part;
     int n = attention_takers(&p, seq.kv_len - seq.q_len + row.query);
-    float greatest = -INFINITY, all = 0;
 
-    for (int i = 0; i < n; i++)
-        greatest = fmaxf(greatest, totals[2 * i]);
-    for (int i = 0; i < n; i++)
-        all += totals[2 * i + 1] * (totals[2 * i] > -INFINITY ? expf(totals[2 * i] - greatest) : 1);
-    for (int j = (int)threadIdx.x; j < p.head_dim; j += JOIN_THREADS) {
+    if (lane < CUDA_WARP) {
+        float most = lane < n ? totals[2 * lane] : -INFINITY;
+        float total = lane < n ? totals[2 * lane + 1] : 0, greatest = warp_max(most);
+        float weight = lane >= n ? 0 : most > -INFINITY ? expf(most - greatest) : 1;
+        total = warp_sum(total * weight);
+        weights[lane] = weight;
+        if (lane == 0)
+            weights[SPLITS_MAX] = total;
+    }
+    __syncthreads();
+    for (int j = lane; j < p.head_dim; j += JOIN_THREADS) {
+        const float *from = p.partial + part * p.head_dim + j;
         float sum = 0;
-        for (int i = 0; i < n; i++)
-            sum += p.partial[(part + i) * p.head_dim + j] *
-                   (totals[2 * i] > -INFINITY ? expf(totals[2 * i] - greatest) : 1);
-        p.out[at + j] = sum / all;
+        for (int i = 0; i < n; i += AT_ONCE) {
+            float x[AT_ONCE];
+#pragma unroll
+            for (int k = 0; k < AT_ONCE; k++)
+                x[k] = i + k < n ? from[(i + k) * p.head_dim] : 0;
+#pragma unroll
+            for (int k = 0; k < AT_ONCE; k++)
+                sum += x[k] * weights[i + k];
+        }
+        p.out[at + j] = sum / weights[SPLITS_MAX];
     }
 }
 
@@ -210,8 +228,8 @@ static int run_rows(struct device *d, struct attention_params *p, const struct c
     else
         run_plain(d, p, plan->n_rows);
     if (p->n_splits > 1)
-        CUDA_LAUNCH(join, dim3((unsigned)plan->n_rows, (unsigned)p->n_heads), dim3(JOIN_THREADS), 0,
-                    d->stream, *p);
+        CUDA_LAUNCH(join, dim3((unsigned)plan->n_rows, (unsigned)p->n_heads), dim3(JOIN_THREADS),
+                    (SPLITS_MAX + 1) * sizeof(float), d->stream, *p);
     return cuda_launched(d, "attention");
 }
 

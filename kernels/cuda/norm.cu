@@ -1,7 +1,7 @@
 /* norm: RMSNorm (Zhang and Sennrich 2019). Engine thread. Long rows take a block each, short ones
- * (the heads of q and k) a warp each; a thread's share of a row is read once, into registers, and a
- * row's sum has one order whatever n is. The product behind a norm may begin to fetch weights while
- * it runs (grid_trigger). */
+ * (the heads of q and k) a warp each; a thread's share of a row is read once, into registers, and
+ * so are its weights, as no load passes a store; a row's sum has one order whatever n is. The
+ * product behind a norm may begin to fetch weights while it runs (grid_trigger). */
 #include "kernels/cuda/ptx.cuh"
 
 enum { THREADS = 256, WARPS = THREADS / CUDA_WARP, SHORT = 512, KEPT = 32 };
@@ -39,7 +39,7 @@ static __global__ void norm_wide(float *out, const float *in, const float *weigh
     const float4 *from = (const float4 *)(in + (int64_t)blockIdx.x * dim);
     const float4 *w = (const float4 *)weight;
     float4 *to = (float4 *)(out + (int64_t)blockIdx.x * dim);
-    float4 kept[KEPT / 4];
+    float4 kept[KEPT / 4], weights[KEPT / 4];
     float sum = 0;
     int n = dim / 4;
     grid_trigger();
@@ -48,6 +48,13 @@ static __global__ void norm_wide(float *out, const float *in, const float *weigh
         int i = (int)threadIdx.x + j * THREADS;
         if (i < n) {
             kept[j] = from[i];
+            weights[j] = w[i];
+        }
+    }
+#pragma unroll
+    for (int j = 0; j < KEPT / 4; j++) {
+        int i = (int)threadIdx.x + j * THREADS;
+        if (i < n) {
             sum += kept[j].x * kept[j].x + kept[j].y * kept[j].y;
             sum += kept[j].z * kept[j].z + kept[j].w * kept[j].w;
         }
@@ -57,13 +64,13 @@ static __global__ void norm_wide(float *out, const float *in, const float *weigh
     for (int j = 0; j < KEPT / 4; j++) {
         int i = (int)threadIdx.x + j * THREADS;
         if (i < n) {
-            float4 weights = w[i], x = kept[j], y = make_float4(0, 0, 0, 0);
+            float4 x = kept[j], y = make_float4(0, 0, 0, 0);
             if (ADD)
                 y = to[i];
-            y.x += x.x * scale * weights.x;
-            y.y += x.y * scale * weights.y;
-            y.z += x.z * scale * weights.z;
-            y.w += x.w * scale * weights.w;
+            y.x += x.x * scale * weights[j].x;
+            y.y += x.y * scale * weights[j].y;
+            y.z += x.z * scale * weights[j].z;
+            y.w += x.w * scale * weights[j].w;
             to[i] = y;
         }
     }
@@ -79,12 +86,27 @@ static __global__ void norm_short(float *out, const float *in, const float *weig
         return;
     const float *from = in + (int64_t)row * dim;
     float *to = out + (int64_t)row * dim;
-    float sum = 0;
-    for (int i = lane; i < dim; i += CUDA_WARP)
-        sum += from[i] * from[i];
+    float sum = 0, kept[SHORT / CUDA_WARP], weights[SHORT / CUDA_WARP];
+#pragma unroll
+    for (int j = 0; j < SHORT / CUDA_WARP; j++) {
+        int i = lane + j * CUDA_WARP;
+        if (i < dim) {
+            kept[j] = from[i];
+            weights[j] = weight[i];
+        }
+    }
+#pragma unroll
+    for (int j = 0; j < SHORT / CUDA_WARP; j++)
+        if (lane + j * CUDA_WARP < dim)
+            sum += kept[j] * kept[j];
     float scale = 1 / sqrtf(warp_sum(sum) / (float)dim + eps);
-    for (int i = lane; i < dim; i += CUDA_WARP)
-        write_row<ADD>(from, weight, to, scale, i);
+#pragma unroll
+    for (int j = 0; j < SHORT / CUDA_WARP; j++) {
+        int i = lane + j * CUDA_WARP;
+        float y = i < dim ? __fmul_rn(__fmul_rn(kept[j], scale), weights[j]) : 0;
+        if (i < dim)
+            to[i] = ADD ? to[i] + y : y;
+    }
 }
 
 template <bool ADD> static void run(struct device *d, const struct norm_args *a)

@@ -96,7 +96,8 @@ static __device__ __forceinline__ float rotated(const struct store_params *p, co
 }
 
 /* A block is one head of one token: grid (heads + kv heads, tokens). A thread owns up to two
- * elements and reads all it needs before the barrier, as the rotation is in place. */
+ * elements and reads all it needs before the barrier, as the rotation is in place and no load
+ * passes a store. */
 static __global__ void rotate_store(struct store_params p)
 {
     int head = (int)blockIdx.x, i0 = (int)threadIdx.x, i1 = i0 + THREADS;
@@ -108,40 +109,45 @@ static __global__ void rotate_store(struct store_params p)
                        : p.k + (token * p.n_kv_heads + kv_head) * p.head_dim;
     float x0 = i0 < p.head_dim ? rotated(&p, row, cos_sin, i0) : 0;
     float x1 = i1 < p.head_dim ? rotated(&p, row, cos_sin, i1) : 0;
-    __syncthreads();
-    if (query && p.q_scale) {
-        x0 *= p.q_scale[token];
-        x1 *= p.q_scale[token];
+    float scale = query && p.q_scale ? p.q_scale[token] : 1, v0 = 0, v1 = 0;
+    int64_t slot = 0;
+    if (!query) {
+        const float *v = p.v + (token * p.n_kv_heads + kv_head) * p.head_dim;
+        slot = p.slots[token];
+        v0 = i0 < p.head_dim ? v[i0] : 0;
+        v1 = i1 < p.head_dim ? v[i1] : 0;
     }
+    __syncthreads();
+    x0 *= scale;
+    x1 *= scale;
     if (i0 < p.head_dim)
         row[i0] = x0;
     if (i1 < p.head_dim)
         row[i1] = x1;
     if (query)
         return;
-    int64_t slot = p.slots[token], block = slot >> p.block_shift;
+    int64_t block = slot >> p.block_shift;
     int64_t offset = slot & ((1 << p.block_shift) - 1);
     int64_t base =
         (((block * p.n_kv_heads + kv_head) << p.block_shift) + offset) * p.head_dim;
-    const float *v = p.v + (token * p.n_kv_heads + kv_head) * p.head_dim;
     if (p.type == QUANT_Q8_0) { /* whole warps: heads are a multiple of 32 values */
         if (i0 < p.head_dim) {
             put_q8_0(p.k_pool, p.k_scales, base + i0, x0);
-            put_q8_0(p.v_pool, p.v_scales, base + i0, v[i0]);
+            put_q8_0(p.v_pool, p.v_scales, base + i0, v0);
         }
         if (i1 < p.head_dim) {
             put_q8_0(p.k_pool, p.k_scales, base + i1, x1);
-            put_q8_0(p.v_pool, p.v_scales, base + i1, v[i1]);
+            put_q8_0(p.v_pool, p.v_scales, base + i1, v1);
         }
         return;
     }
     if (i0 < p.head_dim) {
         put(&p, p.k_pool, base + i0, x0);
-        put(&p, p.v_pool, base + i0, v[i0]);
+        put(&p, p.v_pool, base + i0, v0);
     }
     if (i1 < p.head_dim) {
         put(&p, p.k_pool, base + i1, x1);
-        put(&p, p.v_pool, base + i1, v[i1]);
+        put(&p, p.v_pool, base + i1, v1);
     }
 }
 
