@@ -167,7 +167,7 @@ static void fp8_compare(const struct shape *s, const float *w, const float *x, c
                      size);
 }
 
-static struct device *fp8_open(int level, int gpu, int n, int cols)
+static struct device *open_gpu(int level, int gpu, int n, int cols)
 {
     const struct kernels *k = check_kernels(level);
     struct device_options options = {.gpu = gpu, .gpu_memory_fraction = 0.05};
@@ -196,7 +196,7 @@ static void fp8_rows(int level, enum fp8_kind kind)
     struct matrix m = fp8_matrix(kind, s.rows, s.cols, &w);
     float *x = check_normals((size_t)(s.cols * s.n)), *bias = check_normals((size_t)s.rows);
     float *before = check_normals(size), *out = check_floats(size);
-    struct device *d = fp8_open(level, check_emulated(level), s.n, s.cols);
+    struct device *d = open_gpu(level, check_emulated(level), s.n, s.cols);
     if (!d)
         return;
     check_expect(!k->matrix_load(d, &m), "loads");
@@ -230,7 +230,7 @@ static void fp8_jobs(int level, int gpu, const int rows[3])
     check_case("linear %s F8_128: three jobs of a scale per row, %d %d %d, GPU %d",
                check_level_names[level], rows[0], rows[1], rows[2], gpu);
     float *x = check_normals((size_t)(n * cols));
-    struct device *d = fp8_open(level, gpu, n, cols);
+    struct device *d = open_gpu(level, gpu, n, cols);
     if (!d)
         return;
     a.in = x;
@@ -267,6 +267,34 @@ static void fp8(int level)
         fp8_jobs(level, emulated, rows[i]);
     if (emulated)
         fp8_jobs(level, 2, rows[0]);
+}
+
+/* So many inputs that GPUs of compute capability 9.0 decode the weights for the library; in_slices:
+ * more of them than are decoded at once. A few inputs are compared. */
+static void decoded(int level, enum quant_type type, bool in_slices)
+{
+    const struct kernels *k = check_kernels(level);
+    const struct shape s = {in_slices ? 4150 : 37, in_slices ? 8192 : 768, 300};
+    size_t size = (size_t)(s.rows * s.n);
+    float *w;
+
+    check_case("linear %s %s: rows %d cols %d n %d", check_level_names[level],
+               quant_formats[type].name, s.rows, s.cols, s.n);
+    struct matrix m = check_matrix(type, s.rows, s.cols, 0.1f, &w);
+    float *x = check_normals((size_t)(s.cols * s.n)), *bias = check_normals((size_t)s.rows);
+    float *before = check_normals(size), *out = check_floats(size);
+    struct device *d = open_gpu(level, check_emulated(level), s.n, s.cols);
+    if (!d)
+        return;
+    memcpy(out, before, size * sizeof *out);
+    struct linear_args a = {.in = x, .n = s.n, .add = true, .n_jobs = 1, .jobs = {{&m, bias, out}}};
+    check_expect(!k->matrix_load(d, &m) && !k->linear(d, &a), "runs: %s", k->device_error(d));
+    for (int t = 0; t < s.n; t += in_slices ? 150 : 1)
+        compare(&(struct shape){s.rows, s.cols, 1}, w, x + (size_t)t * (size_t)s.cols, bias,
+                before + (size_t)t * (size_t)s.rows, out + (size_t)t * (size_t)s.rows, AS_IT_IS,
+                check_cuda_linear(type, s.n));
+    k->matrix_free(d, &m);
+    k->close(d);
 }
 
 /* Zero points that no quantizer writes and the format allows. */
@@ -440,6 +468,11 @@ void check_linear(void)
         }
         for (enum quant_type t = QUANT_G4; t <= QUANT_G8_128 && level == CHECK_CUDA; t++)
             far_centers(level, t);
+        for (int t = 0; t < QUANT_COUNT && level == CHECK_CUDA; t++)
+            if (quant_formats[t].block > 1)
+                decoded(level, (enum quant_type)t, false);
+        if (level == CHECK_CUDA && !check_emulated(level))
+            decoded(level, QUANT_Q4_K, true);
         if (level == CHECK_CUDA)
             fp8(level);
         jobs(level);
