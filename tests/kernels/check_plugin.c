@@ -97,27 +97,50 @@ static void latch(const struct kernels *k)
 
 /* ---- steps */
 
-enum { SEQS = 3, DIM = 64, HEADS = 2, HEAD_DIM = 32, FREQS = 16, BLOCK = 8, BLOCKS = 8, STEPS = 5 };
-
-struct small { /* what one device holds of a model without weights */
-    struct device *d;
-    struct matrix table;
-    float *q, *k, *v, *cos_sin, *out;
+enum {
+    SEQS_MAX = 70, DIM = 256, HEADS = 8, HEAD_DIM = 32, FREQS = 16, BLOCK = 8, BLOCKS = 8,
+    STEPS = 5, ROWS = 48
 };
 
-static bool small_open(const struct kernels *k, struct small *s, const struct matrix *table)
+struct small { /* what one device holds of a small model */
+    struct device *d;
+    struct matrix table, w;
+    float *q, *k, *v, *cos_sin, *out, *norm, *y;
+};
+
+static bool small_open(const struct kernels *k, struct small *s, const struct matrix *table,
+                       const struct matrix *w, int n)
 {
-    struct kv_options kv = {1, HEADS, HEAD_DIM, SEQS * BLOCKS, BLOCK, QUANT_F16};
-    size_t bytes = SEQS * DIM * sizeof(float);
-    s->d = check_device_new(CHECK_CUDA, 1);
+    struct device_options options = {.gpu = check_emulated(CHECK_CUDA),
+                                     .gpu_memory_fraction = 0.05};
+    struct kv_options kv = {1, HEADS, HEAD_DIM, n * BLOCKS, BLOCK, QUANT_F16};
+    size_t bytes = (size_t)n * DIM * sizeof(float);
+    float ones[DIM];
+    for (int i = 0; i < DIM; i++)
+        ones[i] = 1;
+    if (k->open(&options, &s->d, NULL, 0) || k->reserve(s->d, n, DIM))
+        return false;
     s->table = *table;
+    s->w = *w;
     s->q = k->alloc(s->d, bytes);
     s->k = k->alloc(s->d, bytes);
     s->v = k->alloc(s->d, bytes);
     s->out = k->alloc(s->d, bytes);
-    s->cos_sin = k->alloc(s->d, SEQS * FREQS * 2 * sizeof(float));
-    return s->q && s->k && s->v && s->out && s->cos_sin &&
-           !k->matrix_load(s->d, &s->table) && !k->kv_open(s->d, &kv);
+    s->norm = k->alloc(s->d, sizeof ones);
+    s->y = k->alloc(s->d, (size_t)n * ROWS * sizeof(float));
+    s->cos_sin = k->alloc(s->d, (size_t)n * FREQS * 2 * sizeof(float));
+    return s->q && s->k && s->v && s->out && s->norm && s->y && s->cos_sin &&
+           !k->upload(s->d, s->norm, ones, sizeof ones) && !k->matrix_load(s->d, &s->table) &&
+           !k->matrix_load(s->d, &s->w) && !k->kv_open(s->d, &kv);
+}
+
+static void small_close(const struct kernels *k, struct small *s)
+{
+    if (s->d) {
+        k->matrix_free(s->d, &s->table);
+        k->matrix_free(s->d, &s->w);
+    }
+    k->close(s->d);
 }
 
 static int small_ops(const struct kernels *k, const struct small *s, const struct step_args *a)
@@ -132,36 +155,56 @@ static int small_ops(const struct kernels *k, const struct small *s, const struc
     struct rope_store_args store = {s->q, s->k, s->v, s->cos_sin, a->slots, a->n, HEADS, FREQS, 0,
                                     false, a->q_scale};
     struct attention_args attention = {s->out, s->q, a->seqs, a->n_seqs, HEADS, 0, 0, 0.2f, 0};
+    struct norm_args norm = {s->q, s->out, s->norm, a->n, DIM, 1e-5f, false};
+    struct linear_args linear = {.in = s->q, .n = a->n, .n_jobs = 1, .jobs = {{&s->w, NULL, s->y}}};
     return k->embed(s->d, &q) || k->embed(s->d, &key) || k->embed(s->d, &v) ||
            k->rope_table(s->d, &table) || k->rope_store(s->d, &store) ||
-           k->attention(s->d, &attention);
+           k->attention(s->d, &attention) || k->norm(s->d, &norm) || k->linear(s->d, &linear);
 }
 
-static void steps(const struct kernels *k)
+/* The sequences grow, and one of them in another place than before. */
+static struct step_args make_step(int step, int n, const struct matrix *table)
+{
+    static int32_t blocks[SEQS_MAX][BLOCKS], tokens[SEQS_MAX], pos[SEQS_MAX];
+    static int64_t slots[SEQS_MAX];
+    static float scale[SEQS_MAX];
+    static struct attention_seq seqs[SEQS_MAX];
+    int n_blocks = n * BLOCKS, p = step * 7;
+
+    for (int i = 0; i < n_blocks; i++) /* 2 n - 1 shares no divisor with n or 8 */
+        blocks[i / BLOCKS][i % BLOCKS] = i * (2 * n - 1) % n_blocks;
+    for (int i = 0; i < n; i++) {
+        int seq = (i + step / 3) % n;
+        tokens[i] = check_int(0, (int)table->rows - 1);
+        pos[i] = p;
+        scale[i] = 1 + 0.1f * (float)(i % 7 + step);
+        slots[i] = (int64_t)blocks[seq][p / BLOCK] * BLOCK + p % BLOCK;
+        seqs[i] = (struct attention_seq){i, 1, p + 1, blocks[seq]};
+    }
+    return (struct step_args){tokens, pos, slots, scale, seqs, n, n, NULL, NULL, NULL};
+}
+
+static void steps(const struct kernels *k, enum quant_type type, int n)
 {
     struct small bracketed = {0}, plain = {0};
-    float want[SEQS * DIM], got[SEQS * DIM], scale[SEQS];
-    int32_t blocks[SEQS][BLOCKS], tokens[SEQS], pos[SEQS];
-    int64_t slots[SEQS];
-    struct attention_seq seqs[SEQS];
 
-    check_case("plugin: decode steps are captured and replayed");
+    check_case("plugin: decode steps of %d with %s are captured and replayed", n,
+               quant_formats[type].name);
     struct matrix table = check_matrix(QUANT_F32, 40, DIM, 1, NULL);
-    if (!check_expect(small_open(k, &bracketed, &table) && small_open(k, &plain, &table), "opens"))
-        return;
-    for (int i = 0; i < SEQS * BLOCKS; i++)
-        blocks[i / BLOCKS][i % BLOCKS] = i * 5 % (SEQS * BLOCKS);
-    for (int step = 0; step < STEPS; step++) {
-        for (int i = 0; i < SEQS; i++) {
-            /* the sequences grow, and one of them in another place than before */
-            int p = step * 7, seq = (i + step / 3) % SEQS;
-            tokens[i] = check_int(0, 39);
-            pos[i] = p;
-            scale[i] = 1 + 0.1f * (float)(i + step);
-            slots[i] = (int64_t)blocks[seq][p / BLOCK] * BLOCK + p % BLOCK;
-            seqs[i] = (struct attention_seq){i, 1, p + 1, blocks[seq]};
+    struct matrix w = check_matrix(type, ROWS, DIM, 0.1f, NULL);
+    if (type == QUANT_F8_128) /* a scale per row, and no NaN: products of FP8, where there are any */
+        for (int i = 0; i < ROWS * DIM / 128; i++) {
+            unsigned char *at = (unsigned char *)w.data + i * 132;
+            memcpy(at, (const unsigned char *)w.data + i / 2 * 264, sizeof(float));
+            for (int j = 4; j < 132; j++)
+                at[j] ^= (at[j] & 0x7f) == 0x7f;
         }
-        struct step_args a = {tokens, pos, slots, scale, seqs, SEQS, SEQS, NULL, NULL, NULL};
+    float *want = check_floats((size_t)n * ROWS), *got = check_floats((size_t)n * ROWS);
+    size_t bytes = (size_t)n * ROWS * sizeof *got;
+    bool open = small_open(k, &bracketed, &table, &w, n) && small_open(k, &plain, &table, &w, n);
+    check_expect(open, "opens");
+    for (int step = 0; step < STEPS && open; step++) {
+        struct step_args a = make_step(step, n, &table);
         int rc = k->step_begin(bracketed.d, &a);
         /* the first step learns how many heads there are; the next size is then seen, captured */
         check_expect(rc == (step > 2), "step %d began with %d: %s", step, rc,
@@ -169,17 +212,14 @@ static void steps(const struct kernels *k)
         if (rc == 0)
             check_expect(!small_ops(k, &bracketed, &a) && !k->step_end(bracketed.d), "runs: %s",
                          k->device_error(bracketed.d));
-        check_expect(!small_ops(k, &plain, &a), "runs");
-        check_expect(!k->download(bracketed.d, got, bracketed.out, sizeof got) &&
-                         !k->sync(bracketed.d) &&
-                         !k->download(plain.d, want, plain.out, sizeof want) && !k->sync(plain.d),
+        check_expect(!small_ops(k, &plain, &a), "runs: %s", k->device_error(plain.d));
+        check_expect(!k->download(bracketed.d, got, bracketed.y, bytes) && !k->sync(bracketed.d) &&
+                         !k->download(plain.d, want, plain.y, bytes) && !k->sync(plain.d),
                      "downloads");
-        check_same(got, want, SEQS * DIM, "a step's attention");
+        check_same(got, want, (size_t)n * ROWS, "a step's product");
     }
-    k->matrix_free(bracketed.d, &bracketed.table);
-    k->matrix_free(plain.d, &plain.table);
-    k->close(bracketed.d);
-    k->close(plain.d);
+    small_close(k, &bracketed);
+    small_close(k, &plain);
 }
 
 /* Measured in scratch memory, then in a KV pool larger than that. */
@@ -213,6 +253,11 @@ void check_plugin(void)
     memory(k);
     large(k);
     latch(k);
-    steps(k);
+    steps(k, QUANT_BF16, 3);
+    steps(k, QUANT_BF16, 20);
+    steps(k, QUANT_BF16, SEQS_MAX);
+    steps(k, QUANT_Q4_K, 5);
+    steps(k, QUANT_Q4_K, SEQS_MAX);
+    steps(k, QUANT_F8_128, SEQS_MAX);
     limits(k);
 }
