@@ -15,6 +15,7 @@ template <bool GELU> static __device__ __forceinline__ float activate(float x)
 template <bool GELU> static __global__ void act_mul(float *gate, const float *up, int64_t n)
 {
     int64_t i = ((int64_t)blockIdx.x * THREADS + threadIdx.x) * 4;
+    grid_wait();
     grid_trigger(); /* the product behind this may begin to fetch weights */
     if (i + 4 <= n) {
         float4 g = *(const float4 *)(gate + i), u = *(const float4 *)(up + i);
@@ -43,8 +44,8 @@ int cuda_act_mul(struct device *d, const struct act_mul_args *a)
         return cuda_fail(d, "act_mul: an array is not on 16 bytes");
     dim3 grid((unsigned)((n + 4 * THREADS - 1) / (4 * THREADS)));
     if (a->act == ACTIVATION_GELU_TANH)
-        CUDA_LAUNCH(act_mul<true>, grid, dim3(THREADS), 0, d->stream, a->gate, a->up, n);
+        CUDA_LAUNCH_EARLY(act_mul<true>, grid, dim3(THREADS), 0, d, a->gate, a->up, n);
     else
-        CUDA_LAUNCH(act_mul<false>, grid, dim3(THREADS), 0, d->stream, a->gate, a->up, n);
+        CUDA_LAUNCH_EARLY(act_mul<false>, grid, dim3(THREADS), 0, d, a->gate, a->up, n);
     return cuda_launched(d, "act_mul");
 }

@@ -150,6 +150,8 @@ static __global__ void __launch_bounds__(JOIN_THREADS) join(struct attention_par
     const float *totals = p.partial_totals + 2 * part;
     int n = attention_takers(&p, seq.kv_len - seq.q_len + row.query);
 
+    grid_wait();
+    grid_trigger();
     if (lane < CUDA_WARP) {
         float most = lane < n ? totals[2 * lane] : -INFINITY;
         float total = lane < n ? totals[2 * lane + 1] : 0, greatest = warp_max(most);
@@ -228,8 +230,8 @@ static int run_rows(struct device *d, struct attention_params *p, const struct c
     else
         run_plain(d, p, plan->n_rows);
     if (p->n_splits > 1)
-        CUDA_LAUNCH(join, dim3((unsigned)plan->n_rows, (unsigned)p->n_heads), dim3(JOIN_THREADS),
-                    (SPLITS_MAX + 1) * sizeof(float), d->stream, *p);
+        CUDA_LAUNCH_EARLY(join, dim3((unsigned)plan->n_rows, (unsigned)p->n_heads),
+                          dim3(JOIN_THREADS), (SPLITS_MAX + 1) * sizeof(float), d, *p);
     return cuda_launched(d, "attention");
 }
 

@@ -365,6 +365,8 @@ static __global__ void __launch_bounds__(THREADS, flash_blocks(T, HD))
     uint16_t *low = queries + ROWS * flash_shape<HD>::Q_STRIDE;
     struct flash_rows<HD> r;
 
+    grid_wait();
+    grid_trigger();
     if (share.from >= share.to)
         return; /* `join` does not ask for it */
     load_queries<T == QUANT_BF16, HD>(&p, p.q + row_at(&p, kv_head * p.group + head0),
@@ -417,9 +419,9 @@ static void launch(struct device *d, const struct attention_params *p, int n)
     size_t shared = (size_t)ROWS * flash_shape<HD>::Q_STRIDE * 2 * sizeof(uint16_t);
     size_t merged = (size_t)(flash_shape<HD>::V_PIECES * 32 + 4) * (WARPS / 2) * CUDA_WARP *
                     sizeof(float);
-    CUDA_LAUNCH(kernel, dim3((unsigned)n, (unsigned)cuda_flash_row_blocks(p),
-                             (unsigned)p->n_splits),
-                dim3(THREADS), shared > merged ? shared : merged, d->stream, *p);
+    CUDA_LAUNCH_EARLY(kernel, dim3((unsigned)n, (unsigned)cuda_flash_row_blocks(p),
+                                   (unsigned)p->n_splits),
+                      dim3(THREADS), shared > merged ? shared : merged, d, *p);
 }
 
 template <enum quant_type T>

@@ -72,6 +72,7 @@ static __global__ void split(const float *in, int n, int cols, int padded, uint1
     bool inside = row < rows;
     float x[8], sum = 0;
     uint32_t h[4], l[4];
+    grid_wait();
     grid_trigger();
     if (inside && row < n && col + 8 <= cols && cols % 4 == 0) {
         const float4 *from = (const float4 *)(in + (int64_t)row * cols + col);
@@ -116,11 +117,11 @@ static int64_t prepare(struct device *d, const struct linear_args *a, bool bf16,
     float *sums = way == TILE && (type == QUANT_Q4_K || type == QUANT_Q5_K) ? d->split_sums : NULL;
     dim3 grid((unsigned)((threads + PLAIN_THREADS - 1) / PLAIN_THREADS));
     if (bf16)
-        CUDA_LAUNCH(split<true>, grid, dim3(PLAIN_THREADS), 0, d->stream, a->in, a->n, (int)cols,
-                    (int)padded, d->split_high, low, sums);
+        CUDA_LAUNCH_EARLY(split<true>, grid, dim3(PLAIN_THREADS), 0, d, a->in, a->n, (int)cols,
+                          (int)padded, d->split_high, low, sums);
     else
-        CUDA_LAUNCH(split<false>, grid, dim3(PLAIN_THREADS), 0, d->stream, a->in, a->n, (int)cols,
-                    (int)padded, d->split_high, low, sums);
+        CUDA_LAUNCH_EARLY(split<false>, grid, dim3(PLAIN_THREADS), 0, d, a->in, a->n, (int)cols,
+                          (int)padded, d->split_high, low, sums);
     return padded;
 }
 

@@ -80,6 +80,7 @@ static __global__ void __launch_bounds__(SKINNY_THREADS)
 
     load_turn<R>(weights, rows, x.cols, row0 + g, col, w);
     grid_wait();
+    grid_trigger();
     while (col < x.cols) {
 #pragma unroll
         for (int p = 0; p < PIECES; p++) {

@@ -150,6 +150,7 @@ static __global__ void __launch_bounds__(SKINNY_THREADS, (quant_blocks<T, N>()))
     if (chunk < n_chunks)
         load_share<T, false>(&at, 0, 0, &now);
     grid_wait();
+    grid_trigger();
     if (chunk < n_chunks)
         put_inputs<T, N>(m, &x, chunk * CUDA_CHUNK, lane);
     for (; chunk < n_chunks; chunk += SKINNY_WARPS) {

@@ -415,6 +415,7 @@ static __global__ void __launch_bounds__(TILE_THREADS, (tile_blocks<T, NT>()))
     for (int i = 0; i < w.stages - 1 && begin + i < end; i++)
         tile_load_weights<T>(&w, &job, shared + i * w.stage_bytes + mine, row0, begin + i, lane);
     grid_wait();
+    grid_trigger();
     for (int i = 0; i < w.stages - 1; i++) {
         if (begin + i < end)
             tile_load_inputs<T>(&w, shared + i * w.stage_bytes, input0, begin + i);

@@ -22,6 +22,7 @@ static __global__ void norm_long(float *out, const float *in, const float *weigh
     const float *from = in + (int64_t)blockIdx.x * dim;
     float *to = out + (int64_t)blockIdx.x * dim;
     float sum = 0;
+    grid_wait();
     grid_trigger();
     for (int i = (int)threadIdx.x; i < dim; i += THREADS)
         sum += from[i] * from[i];
@@ -42,14 +43,19 @@ static __global__ void norm_wide(float *out, const float *in, const float *weigh
     float4 kept[KEPT / 4], weights[KEPT / 4];
     float sum = 0;
     int n = dim / 4;
+#pragma unroll
+    for (int j = 0; j < KEPT / 4; j++) {
+        int i = (int)threadIdx.x + j * THREADS;
+        if (i < n)
+            weights[j] = w[i];
+    }
+    grid_wait();
     grid_trigger();
 #pragma unroll
     for (int j = 0; j < KEPT / 4; j++) {
         int i = (int)threadIdx.x + j * THREADS;
-        if (i < n) {
+        if (i < n)
             kept[j] = from[i];
-            weights[j] = w[i];
-        }
     }
 #pragma unroll
     for (int j = 0; j < KEPT / 4; j++) {
@@ -82,6 +88,8 @@ static __global__ void norm_short(float *out, const float *in, const float *weig
 {
     int row = (int)blockIdx.x * WARPS + (int)threadIdx.x / CUDA_WARP;
     int lane = (int)threadIdx.x % CUDA_WARP;
+    grid_wait();
+    grid_trigger();
     if (row >= n)
         return;
     const float *from = in + (int64_t)row * dim;
@@ -115,14 +123,14 @@ template <bool ADD> static void run(struct device *d, const struct norm_args *a)
                 ((uintptr_t)a->out & 15) == 0 && ((uintptr_t)a->weight & 15) == 0;
     size_t shared = WARPS * sizeof(float);
     if (a->dim <= SHORT)
-        CUDA_LAUNCH(norm_short<ADD>, dim3((unsigned)((a->n + WARPS - 1) / WARPS)), dim3(THREADS), 0,
-                    d->stream, a->out, a->in, a->weight, a->n, a->dim, a->eps);
+        CUDA_LAUNCH_EARLY(norm_short<ADD>, dim3((unsigned)((a->n + WARPS - 1) / WARPS)),
+                          dim3(THREADS), 0, d, a->out, a->in, a->weight, a->n, a->dim, a->eps);
     else if (wide)
-        CUDA_LAUNCH(norm_wide<ADD>, dim3((unsigned)a->n), dim3(THREADS), shared, d->stream, a->out,
-                    a->in, a->weight, a->dim, a->eps);
+        CUDA_LAUNCH_EARLY(norm_wide<ADD>, dim3((unsigned)a->n), dim3(THREADS), shared, d, a->out,
+                          a->in, a->weight, a->dim, a->eps);
     else
-        CUDA_LAUNCH(norm_long<ADD>, dim3((unsigned)a->n), dim3(THREADS), shared, d->stream, a->out,
-                    a->in, a->weight, a->dim, a->eps);
+        CUDA_LAUNCH_EARLY(norm_long<ADD>, dim3((unsigned)a->n), dim3(THREADS), shared, d, a->out,
+                          a->in, a->weight, a->dim, a->eps);
 }
 
 int cuda_norm(struct device *d, const struct norm_args *a)

@@ -127,10 +127,13 @@ template <int LEFT> static __device__ __forceinline__ void copy_async_wait()
 }
 
 /* A kernel launched by CUDA_LAUNCH_EARLY may start while the kernel before it runs. Until grid_wait
- * it must touch nothing but its own shared memory and what no kernel writes: weights; every thread
- * calls grid_wait, whose return means that all kernels before have ended. grid_trigger in a kernel
- * lets such a follower start once all its blocks have called it or ended. CUDA programming guide,
- * "Programmatic Dependent Launch"; before capability 9.0 these are plain launches. */
+ * it must touch nothing but its own shared memory and what no kernel writes: weights, and arrays
+ * that a step's copies brought. Every thread calls grid_wait before it ends: its return means that
+ * the kernel before has ended, which, as that one waited likewise, means all before. grid_trigger
+ * lets such a follower start once all blocks have called it or ended. It comes behind the kernel's
+ * own grid_wait: a follower starts when all but the one before it have ended, and finds nothing of
+ * theirs in a cache from before they wrote it. CUDA programming guide, "Programmatic Dependent
+ * Launch"; before capability 9.0 these are plain launches. */
 static __device__ __forceinline__ void grid_wait()
 {
 #if __CUDA_ARCH__ >= 900

@@ -3,7 +3,7 @@
  *   k[layer][block][kv_head][block_size][head_dim], v the same
  * and the scales of Q8_0, for both: d[layer][block][kv_head][block_size][head_dim / CUDA_KV_GROUP]
  */
-#include "kernels/cuda/cuda.cuh"
+#include "kernels/cuda/ptx.cuh"
 
 enum { THREADS = 128, FREQS_MAX = CUDA_HEAD_DIM_MAX / 2 };
 
@@ -107,6 +107,8 @@ static __global__ void rotate_store(struct store_params p)
     const float *cos_sin = p.cos_sin + token * p.n_freq * 2;
     float *row = query ? p.q + (token * p.n_heads + head) * p.head_dim
                        : p.k + (token * p.n_kv_heads + kv_head) * p.head_dim;
+    grid_wait();
+    grid_trigger();
     float x0 = i0 < p.head_dim ? rotated(&p, row, cos_sin, i0) : 0;
     float x1 = i1 < p.head_dim ? rotated(&p, row, cos_sin, i1) : 0;
     float scale = query && p.q_scale ? p.q_scale[token] : 1, v0 = 0, v1 = 0;
@@ -209,7 +211,7 @@ int cuda_rope_store(struct device *d, const struct rope_store_args *a)
         p.q_scale = (const float *)cuda_stage(d, a->q_scale, n * sizeof *a->q_scale);
     if (!p.slots || (a->q_scale && !p.q_scale))
         return -1;
-    CUDA_LAUNCH(rotate_store, dim3((unsigned)(a->n_heads + o->n_kv_heads), (unsigned)a->n),
-                dim3(THREADS), 0, d->stream, p);
+    CUDA_LAUNCH_EARLY(rotate_store, dim3((unsigned)(a->n_heads + o->n_kv_heads), (unsigned)a->n),
+                      dim3(THREADS), 0, d, p);
     return cuda_launched(d, "rope_store");
 }
