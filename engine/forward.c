@@ -493,21 +493,23 @@ int forward_run(struct forward *f, const struct batch *b, struct err *err)
     f->has_drawn = b->draws && b->n_rows > 0 && b->n_rows <= f->options.n_draws_max;
     if (f->has_drawn)
         draw = draw_of(f, b, 0, b->n_rows);
-    int rc = f->k->step_begin(f->device, &(struct step_args){
-                                             .tokens = b->tokens, .pos = b->pos,
-                                             .slots = b->slots, .q_scale = f->q_scale,
-                                             .seqs = b->seqs, .n = b->n_tokens,
-                                             .n_seqs = b->n_seqs,
-                                             .draw = f->has_drawn ? &draw : NULL,
-                                             .rows = f->has_drawn ? b->rows : NULL,
-                                             .drawn = f->drawn});
-    if (!rc) {
+    const struct step_args step = {.tokens = b->tokens, .pos = b->pos, .slots = b->slots,
+                                   .q_scale = f->q_scale, .seqs = b->seqs, .n = b->n_tokens,
+                                   .n_seqs = b->n_seqs, .draw = f->has_drawn ? &draw : NULL,
+                                   .rows = f->has_drawn ? b->rows : NULL, .drawn = f->drawn};
+    int rc, again;
+    do {
+        again = 0;
+        rc = f->k->step_begin(f->device, &step);
+        if (rc)
+            break;
         rc = run_layers(f, b);
         if (!rc && f->has_drawn)
             rc = run_head(f, b, 0, b->n_rows, &draw);
-        if (f->k->step_end(f->device))
+        again = f->k->step_end(f->device);
+        if (again < 0)
             rc = -1;
-    }
+    } while (again > 0);
     return rc < 0 ? device_failed(f, "forward pass", err) : 0;
 }
 

@@ -295,7 +295,8 @@ struct kernels {
     /* Bracket the ops of a forward pass. begin returns 0: call the ops, then end; 1: the pass was
      * enqueued whole, as it ran before for this n (every sequence has one token, and with draw each
      * of these is a row): call neither. For that, a step's ops must depend on nothing but n, on
-     * there being a draw or none, and on the arrays of step_args and of its draw. */
+     * there being a draw or none, and on the arrays of step_args and of its draw. end may return
+     * 1: nothing was enqueued, whatever the ops returned; begin again and call them once more. */
     int (*step_begin)(struct device *device, const struct step_args *args);
     int (*step_end)(struct device *device);
 
@@ -320,7 +321,7 @@ struct kernels {
 const struct kernels *kernels_cpu(void);
 
 /* The plugin's only exported symbol; NULL when it was built for another version of this header. */
-#define KERNELS_VERSION 3
+#define KERNELS_VERSION 4
 #define KERNELS_PLUGIN_SYMBOL "sirocco_plugin"
 typedef const struct kernels *kernels_plugin_fn(int version, size_t struct_bytes);
 /* Load the plugin at path; NULL: sirocco-cuda.so beside the program, then in ../lib/sirocco. It

@@ -9,7 +9,9 @@
  * A decode step of n sequences:  first time  ops are enqueued one by one
  *                                second      ops are captured (cuda_step_begin .. cuda_step_end),
  *                                            the graph instantiated and launched
- *                                later       cuda_step_begin launches the graph */
+ *                                later       cuda_step_begin launches the graph
+ * What the runtime refuses to capture is run once more, one by one, and nothing is captured after
+ * that. */
 #include "kernels/cuda/cuda.cuh"
 
 #include <pthread.h>
@@ -360,6 +362,14 @@ static int resolve_tokens(struct device *d, const struct step_args *a)
     return cuda_launched(d, "drawn tokens");
 }
 
+/* What a capture met may be no error but of capturing: what is one comes again. */
+static void give_up_captures(struct device *d)
+{
+    cudaGetLastError();
+    d->error[0] = 0;
+    d->host_bound = 0; /* steps of no size are captured */
+}
+
 int cuda_step_begin(struct device *d, const struct step_args *a)
 {
     if (cuda_failed(d))
@@ -378,29 +388,32 @@ int cuda_step_begin(struct device *d, const struct step_args *a)
     d->step = *a;
     d->in_step = true;
     if (g && g->seen) {
-        if (cuda_check(d, cudaStreamBeginCapture(d->stream, cudaStreamCaptureModeThreadLocal),
-                       "capturing a step"))
-            return -1;
-        d->capturing = true;
+        d->capturing = !cudaStreamBeginCapture(d->stream, cudaStreamCaptureModeThreadLocal);
         d->capture = g;
+        if (!d->capturing)
+            give_up_captures(d);
     }
     if (g)
         g->seen = true;
     return 0;
 }
 
+/* 1: there is no graph, and nothing was enqueued. */
 static int end_capture(struct device *d)
 {
     cudaGraph_t graph = NULL;
     struct cuda_graph *g = d->capture;
     d->capturing = false;
     cudaError_t e = cudaStreamEndCapture(d->stream, &graph);
-    int rc = cuda_failed(d) ? -1 : cuda_check(d, e, "capturing a step");
-    if (!rc)
-        rc = cuda_check(d, cudaGraphInstantiate(&g->exec, graph, 0), "capturing a step");
+    bool captured = e == cudaSuccess && !cuda_failed(d) &&
+                    cudaGraphInstantiate(&g->exec, graph, 0) == cudaSuccess;
     if (graph)
         cudaGraphDestroy(graph);
-    return rc ? rc : cuda_check(d, cudaGraphLaunch(g->exec, d->stream), "a captured step");
+    if (captured)
+        return cuda_check(d, cudaGraphLaunch(g->exec, d->stream), "a captured step");
+    g->exec = NULL;
+    give_up_captures(d);
+    return 1;
 }
 
 int cuda_step_end(struct device *d)
@@ -408,7 +421,7 @@ int cuda_step_end(struct device *d)
     int rc = d->capturing ? end_capture(d) : 0;
     d->in_step = false;
     d->plan_made = false;
-    return rc || cuda_failed(d) ? -1 : 0;
+    return cuda_failed(d) ? -1 : rc;
 }
 
 /* ---- open and close */

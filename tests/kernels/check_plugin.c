@@ -222,6 +222,40 @@ static void steps(const struct kernels *k, enum quant_type type, int n)
     small_close(k, &plain);
 }
 
+/* An op with a host array that is not the step's cannot be in a graph: the step that was to be
+ * captured ran nothing, runs again, and none is captured after it. */
+static void uncapturable(const struct kernels *k)
+{
+    enum { N = 2 };
+    const int32_t rows[N] = {1, 0};
+    struct small s = {0};
+    float got[N * ROWS], want[N * ROWS];
+
+    check_case("plugin: a step that cannot be captured");
+    struct matrix table = check_matrix(QUANT_F32, 40, DIM, 1, NULL);
+    struct matrix w = check_matrix(QUANT_BF16, ROWS, DIM, 0.1f, NULL);
+    bool open = small_open(k, &s, &table, &w, N);
+    check_expect(open, "opens");
+    for (int step = 0; step < STEPS && open; step++) {
+        struct step_args a = make_step(step, N, &table);
+        struct gather_args gather = {s.k, s.y, rows, N, ROWS};
+        for (int turn = 0, rc = 1; turn < 2 && rc == 1; turn++) {
+            check_expect(!k->step_begin(s.d, &a), "begins: %s", k->device_error(s.d));
+            rc = small_ops(k, &s, &a) || k->gather(s.d, &gather);
+            check_expect(rc == (step == 2 && turn == 0 ? 1 : 0), "step %d runs", step);
+            rc = k->step_end(s.d);
+            check_expect(rc == (step == 2 && turn == 0), "step %d ended with %d", step, rc);
+        }
+        check_expect(!k->download(s.d, got, s.k, sizeof got) &&
+                         !k->download(s.d, want, s.y, sizeof want) && !k->sync(s.d),
+                     "downloads: %s", k->device_error(s.d));
+        check_same(got, want + ROWS, ROWS, "row 1");
+        check_same(got + ROWS, want, ROWS, "row 0");
+        check_expect(isfinite(got[0]) && got[0] != 0, "%g", (double)got[0]);
+    }
+    small_close(k, &s);
+}
+
 /* Measured in scratch memory, then in a KV pool larger than that. */
 static void limits(const struct kernels *k)
 {
@@ -259,5 +293,6 @@ void check_plugin(void)
     steps(k, QUANT_Q4_K, 5);
     steps(k, QUANT_Q4_K, SEQS_MAX);
     steps(k, QUANT_F8_128, SEQS_MAX);
+    uncapturable(k);
     limits(k);
 }
