@@ -6,14 +6,10 @@
  * loads its next chunk before it computes with this one, and its first before it waits for the
  * kernel that makes its inputs.
  *
- * At one or two inputs what limits is not memory alone but the number of instructions. So the lanes
- * of a warp split the inputs of a chunk together, four columns each, and exchange them in shared
- * memory; and the tensor cores' eight columns hold the high parts of up to four inputs in the even
- * and their low parts in the odd ones (PAIRED), so that one product serves both. */
-#include "kernels/cuda/codes.cuh"
-#include "kernels/cuda/skinny.cuh"
-
-enum { INPUT_BYTES = CUDA_CHUNK * 2 }; /* of an input's chunk */
+ * At one or two inputs what limits is not memory alone but the number of instructions: the lanes of
+ * a warp split the inputs of a chunk together, and one product serves high and low parts
+ * (meeting.cuh). */
+#include "kernels/cuda/meeting.cuh"
 
 struct quant_job {
     struct tile_at planes;
@@ -23,49 +19,6 @@ struct quant_jobs {
     struct quant_job job[SKINNY_JOBS];
     int first_block[SKINNY_JOBS + 1], n_jobs;
 };
-
-/* A warp's place for the inputs of a chunk: rows as the tensor cores' columns, and sums over 32
- * columns. N: how many inputs at most. */
-template <int N> struct meeting {
-    static constexpr bool PAIRED = N <= 4;
-    unsigned char rows[PAIRED ? 8 : 16][INPUT_BYTES];
-    float sums[N][4];
-};
-
-/* The inputs of the chunk that begins at col, four columns a lane; columns beyond are zeros. What
- * lies in the place of an input that is not there stays, whatever it is: the columns of an mma do
- * not meet, and an output of such an input is not written. */
-template <enum quant_type T, int N>
-static __device__ __forceinline__ void put_inputs(struct meeting<N> *m,
-                                                  const struct skinny_inputs *x, int col, int lane)
-{
-    const float *from = x->x + col + 4 * lane;
-#pragma unroll
-    for (int i = 0; i < N; i++) {
-        float4 v = make_float4(0, 0, 0, 0);
-        uint2 parts[2];
-        if (i >= x->n)
-            break;
-        if (col + 4 * lane < x->cols)
-            v = *(const float4 *)(from + (int64_t)i * x->cols);
-        split_pair<tiles<T>::BF16>(v.x, v.y, &parts[0].x, &parts[1].x);
-        split_pair<tiles<T>::BF16>(v.z, v.w, &parts[0].y, &parts[1].y);
-#pragma unroll
-        for (int low = 0; low < 2; low++) {
-            int row = meeting<N>::PAIRED ? 2 * i + low : i + 8 * low;
-            *(uint2 *)(m->rows[row] + 16 * ((lane / 2) ^ tile_swizzle(row)) + 8 * (lane % 2)) =
-                parts[low];
-        }
-        if (!tiles<T>::LEAST)
-            continue;
-        float sum = (v.x + v.y) + (v.z + v.w);
-#pragma unroll
-        for (int mask = 1; mask < 8; mask *= 2)
-            sum += __shfl_xor_sync(0xffffffffu, sum, mask);
-        if (lane % 8 == 0)
-            m->sums[i][lane / 8] = sum;
-    }
-}
 
 /* acc += the products of a tile's share of a chunk: rows g and g + 8, inputs t (PAIRED: acc 0 and
  * 2) or 2 t and 2 t + 1. */
@@ -151,8 +104,9 @@ static __global__ void __launch_bounds__(SKINNY_THREADS, (quant_blocks<T, N>()))
         load_share<T, false>(&at, 0, 0, &now);
     grid_wait();
     grid_trigger();
-    if (chunk < n_chunks)
-        put_inputs<T, N>(m, &x, chunk * CUDA_CHUNK, lane);
+    float4 ahead[N];
+    load_inputs<N>(&x, chunk * CUDA_CHUNK, lane, ahead);
+    put_inputs<tiles<T>::BF16, tiles<T>::LEAST, N>(m, x.n, lane, ahead);
     for (; chunk < n_chunks; chunk += SKINNY_WARPS) {
         int after = chunk + SKINNY_WARPS;
         bool more = after < n_chunks;
@@ -162,8 +116,10 @@ static __global__ void __launch_bounds__(SKINNY_THREADS, (quant_blocks<T, N>()))
         __syncwarp(); /* the inputs are there */
         add_chunk<T, N>(&now, m, g, t, acc[0][0]);
         __syncwarp(); /* and were read */
-        if (more)
-            put_inputs<T, N>(m, &x, after * CUDA_CHUNK, lane);
+        if (more) {
+            load_inputs<N>(&x, after * CUDA_CHUNK, lane, ahead);
+            put_inputs<tiles<T>::BF16, tiles<T>::LEAST, N>(m, x.n, lane, ahead);
+        }
         now = next;
     }
     struct skinny_out out = skinny_out_of(jobs.job[j].out);

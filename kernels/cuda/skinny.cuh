@@ -4,10 +4,10 @@
  *
  * Weights are the 16-row operand of mma.m16n8k16, inputs the 8-column one. A sum over columns does
  * not care for their order, so lane t = lane % 4 of a row's four takes consecutive columns of the
- * weights and loads them by 16 bytes, straight into fragments; inputs take the same order, from
- * memory (linear_float.cu) or by way of shared memory (linear_quant.cu). A block has one or more
- * tiles of 16 rows; its warps share the columns and add up in shared memory. Inputs are high + low:
- * the nearest bfloat16 (float16) and the nearest of what is left. */
+ * weights and loads them by 16 bytes, straight into fragments; inputs take the same order, by way
+ * of shared memory (meeting.cuh) or, where they were split before, from memory. A block has one or
+ * more tiles of 16 rows; its warps share the columns and add up in shared memory. Inputs are high +
+ * low: the nearest bfloat16 (float16) and the nearest of what is left. */
 #ifndef SIROCCO_KERNELS_CUDA_SKINNY_CUH
 #define SIROCCO_KERNELS_CUDA_SKINNY_CUH
 
@@ -17,8 +17,8 @@
 enum { SKINNY_WARPS = 8, SKINNY_THREADS = SKINNY_WARPS * CUDA_WARP, SKINNY_JOBS = 3 };
 
 struct skinny_inputs {
-    const float *x;            /* [n][cols], read where NT is 1 */
-    const uint16_t *high, *low; /* [n rounded to 8][padded], else */
+    const float *x;            /* [n][cols], read by up to 8 inputs */
+    const uint16_t *high, *low; /* [n rounded to 8][padded], by more */
     int n, cols, padded;
 };
 
