@@ -45,6 +45,8 @@ enum { CHECK_ROUNDS_BF16 = 3 };
  * products that are summed (kernels.h, "Exactness"). */
 enum { CHECK_CUDA = 4 };
 bool check_varies(int level); /* false for a deterministic device: bit by bit, as on the CPU */
+/* Are cases of this storage format to be run? */
+bool check_wants(enum quant_type type);
 /* Kernels run on the host, thread by thread: cases are fewer. */
 bool check_emulated(int level);
 double check_cuda_linear(enum quant_type type, int n);    /* of linear */

@@ -8,7 +8,7 @@ void check_embed(void)
             for (int round = 0; round < 3; round++) {
                 int cols = quant_formats[type].block * check_int(1, 9), n = 1 + round * 20;
                 struct device *d = check_device(level, 1 + round);
-                if (!d)
+                if (!d || !check_wants((enum quant_type)type))
                     continue;
                 check_case("embed %s %s n %d cols %d", check_level_names[level],
                            quant_formats[type].name, n, cols);

@@ -449,6 +449,8 @@ void check_linear(void)
             continue;
         for (int t = 0; t < QUANT_COUNT; t++) {
             enum quant_type type = (enum quant_type)t;
+            if (!check_wants(type))
+                continue;
             size_t n_shapes = sizeof shapes / sizeof *shapes;
             int n_random = check_emulated(level) ? 2 : 12;
             for (size_t i = 0; i < n_shapes; i += check_emulated(level) ? 1 + (size_t)t % 2 : 1)
@@ -464,16 +466,18 @@ void check_linear(void)
         }
         for (int i = 0; i < 8; i++) {
             static const enum quant_type types[4] = {QUANT_BF16, QUANT_F16, QUANT_Q4_K, QUANT_F32};
-            alike(level, types[i / 2], i % 2 ? 150 : 5, i % 4 == 1);
+            if (check_wants(types[i / 2]))
+                alike(level, types[i / 2], i % 2 ? 150 : 5, i % 4 == 1);
         }
         for (enum quant_type t = QUANT_G4; t <= QUANT_G8_128 && level == CHECK_CUDA; t++)
-            far_centers(level, t);
+            if (check_wants(t))
+                far_centers(level, t);
         for (int t = 0; t < QUANT_COUNT && level == CHECK_CUDA; t++)
-            if (quant_formats[t].block > 1)
+            if (quant_formats[t].block > 1 && check_wants((enum quant_type)t))
                 decoded(level, (enum quant_type)t, false);
-        if (level == CHECK_CUDA && !check_emulated(level))
+        if (level == CHECK_CUDA && !check_emulated(level) && check_wants(QUANT_Q4_K))
             decoded(level, QUANT_Q4_K, true);
-        if (level == CHECK_CUDA)
+        if (level == CHECK_CUDA && check_wants(QUANT_F8_128))
             fp8(level);
         jobs(level);
     }

@@ -134,7 +134,7 @@ void check_moe(void)
         for (int type = 0; check_device(level, 1) && type < QUANT_COUNT; type++) {
             bool slow = check_emulated(level) && type != QUANT_F32 && type != QUANT_BF16 &&
                         type != QUANT_Q4_K && type != QUANT_Q5_1;
-            if (slow)
+            if (slow || !check_wants((enum quant_type)type))
                 continue;
             struct setup s = {.experts = 8, .used = 2, .renorm = true, .act = ACTIVATION_SILU};
             one(level, (enum quant_type)type, s);

@@ -167,6 +167,7 @@ void check_rope(void)
         table(level);
         for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
             for (size_t t = 0; t < sizeof types / sizeof *types; t++)
-                one(level, shapes[i], types[t], (i + t) % 2);
+                if (check_wants(types[t]))
+                    one(level, shapes[i], types[t], (i + t) % 2);
     }
 }

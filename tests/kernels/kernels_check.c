@@ -6,6 +6,8 @@
  *   check --plugin PATH [OP...]   the ops of the plugin at PATH instead; skipped without a GPU
  *   check --plugin PATH --deterministic [OP...]   on a device opened so: a row is the same bit by
  *                                 bit whatever is computed beside it
+ *   check --plugin PATH [--deterministic] --type NAME [OP...]   only cases of that storage format,
+ *                                 of ops that loop over formats: which of them is it?
  *   check --bench     GB/s and GFLOP/s per op, format and level */
 #include "tests/kernels/check.h"
 
@@ -29,9 +31,10 @@ static struct {
         size_t bytes;
     } buffers[BUFFERS_MAX];
     uint64_t random;
+    int type; /* the only one that is wanted; -1: all */
     struct device *devices[CHECK_LEVELS][CHECK_THREADS_MAX + 1];
     const struct kernels *plugin; /* NULL: the levels of the CPU are checked */
-} state;
+} state = {.type = -1};
 
 /* ---- random numbers (SplitMix64, Steele et al. 2014) ---- */
 
@@ -180,6 +183,11 @@ const struct kernels *check_kernels(int level)
 bool check_varies(int level)
 {
     return level == CHECK_CUDA && !state.deterministic;
+}
+
+bool check_wants(enum quant_type type)
+{
+    return state.type < 0 || (int)type == state.type;
 }
 
 bool check_emulated(int level)
@@ -368,6 +376,15 @@ int main(int argc, char **argv)
         state.deterministic = true;
         argc--;
         argv++;
+    }
+    if (plugin && argc > 2 && !strcmp(argv[1], "--type")) {
+        state.type = quant_from_name(argv[2]);
+        if (state.type < 0) {
+            fprintf(stderr, "check: %s is no storage format\n", argv[2]);
+            return 2;
+        }
+        argc -= 2;
+        argv += 2;
     }
     if (argc > 1 && !strcmp(argv[1], "--bench")) {
         check_bench();
