@@ -13,7 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { DEQUANTIZED_BYTES = 64 << 20, PARTIAL_BYTES = 32 << 20 };
+enum { DEQUANTIZED_BYTES = 64 << 20, PARTIAL_BYTES = 32 << 20, SHARED_KEPT = 1 << 10 };
 
 /* ---- errors */
 
@@ -293,7 +293,9 @@ static int find_gpu(struct device *d)
     d->n_sm = p.multiProcessorCount;
     d->capability = p.major * 10 + p.minor;
     d->tensor = d->capability >= 80;
-    d->shared_max = p.sharedMemPerBlockOptin;
+    /* binaries for 9.0 and later declare the kilobyte that the system keeps of each block as if it
+     * were the kernel's own: whether the limit counts it, too, is told nowhere */
+    d->shared_max = p.sharedMemPerBlockOptin - (d->capability >= 90 ? SHARED_KEPT : 0);
     snprintf(d->name, sizeof d->name, "cuda, %.120s (%d.%d), %.1f GiB", p.name, p.major, p.minor,
              (double)p.totalGlobalMem / 1073741824.0);
     if (d->capability < 75)
