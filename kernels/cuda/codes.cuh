@@ -57,17 +57,6 @@ static __device__ __forceinline__ struct tile_at tile_at_of(const struct tile_at
     return p;
 }
 
-/* The lane's own place: what load_share adds for g and t. */
-template <enum quant_type T>
-static __device__ __forceinline__ void tile_at_lane(struct tile_at *p, int g, int t)
-{
-    typedef tiles<T> F;
-    p->codes += g * p->pitch + 16 * t;
-    p->high += g * F::HIGH + F::HIGH / 4 * t;
-    p->scales += g * F::SCALES;
-    p->supers += g * 4;
-}
-
 /* n chunks on, an even number of them. */
 template <enum quant_type T>
 static __device__ __forceinline__ void tile_at_step(struct tile_at *p, int n)
@@ -116,6 +105,64 @@ static __device__ __forceinline__ void load_share(const struct tile_at *p, int g
             s->supers[half] = load_weight<SHARED>((const uint32_t *)(p->supers + row * 4));
     }
 }
+
+/* ---- a chunk of a tile by way of shared memory: its planes one behind the other */
+
+template <enum quant_type T> static __host__ __device__ constexpr int chunk_bytes()
+{
+    typedef tiles<T> F;
+    return CUDA_TILE_ROWS * (F::CODES + F::HIGH + F::SCALES + (F::SUPERS ? 4 : 0));
+}
+
+/* By the lanes of a warp. */
+template <int BYTES>
+static __device__ __forceinline__ void copy_plane(char *to, const uint8_t *from, int lane)
+{
+    const int EACH = 16 * CUDA_WARP;
+#pragma unroll
+    for (int at = 0; at < BYTES; at += EACH)
+        if (at + EACH <= BYTES || at + 16 * lane < BYTES)
+            copy_async_16(to + at + 16 * lane, from + at + 16 * lane, true);
+}
+
+template <enum quant_type T>
+static __device__ __forceinline__ void copy_chunk(const struct tile_at *at, char *to, int lane)
+{
+    typedef tiles<T> F;
+    if (F::EIGHT) {
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            int row = 4 * i + lane / 8, unit = lane % 8;
+            copy_async_16(to + row * 128 + 16 * (unit ^ 4 * (row % 2)),
+                          at->codes + row * at->pitch + 16 * unit, true);
+        }
+    } else {
+        copy_plane<CUDA_TILE_ROWS * F::CODES>(to, at->codes, lane);
+    }
+    to += CUDA_TILE_ROWS * F::CODES;
+    copy_plane<CUDA_TILE_ROWS * F::HIGH>(to, at->high, lane);
+    to += CUDA_TILE_ROWS * F::HIGH;
+    copy_plane<CUDA_TILE_ROWS * F::SCALES>(to, at->scales, lane);
+    to += CUDA_TILE_ROWS * F::SCALES;
+    if (F::SUPERS)
+        copy_plane<CUDA_TILE_ROWS * 4>(to, at->supers, lane);
+}
+
+template <enum quant_type T>
+static __device__ __forceinline__ void load_copied(const char *from, int g, int t,
+                                                   struct share<T> *s)
+{
+    typedef tiles<T> F;
+    struct tile_at planes;
+    planes.pitch = F::CODES;
+    planes.codes = (const uint8_t *)from;
+    planes.high = planes.codes + CUDA_TILE_ROWS * F::CODES;
+    planes.scales = planes.high + CUDA_TILE_ROWS * F::HIGH;
+    planes.supers = planes.scales + CUDA_TILE_ROWS * F::SCALES;
+    load_share<T, true>(&planes, g, t, s);
+}
+
+/* ---- codes as operands */
 
 static __device__ __forceinline__ uint32_t word_of(uint4 v, int i)
 {
@@ -170,10 +217,12 @@ static __device__ __forceinline__ uint32_t scale_bits(const struct share<T> *s, 
 }
 
 /* d times byte i of word, exactly (d has at most 16 bits), without a conversion: the byte is the
- * end of the fraction of 2^23 + byte. */
+ * end of the fraction of 2^23 + byte. blockIdx.z is 0; of two constants the compiler would move the
+ * wrong one, the selector, to a register each time. */
 static __device__ __forceinline__ float times_byte(float d, uint32_t word, int i)
 {
-    float sum = __uint_as_float(__byte_perm(word, 0x4b000000u, 0x7440 + (unsigned)i));
+    uint32_t one = 0x4b000000u + blockIdx.z;
+    float sum = __uint_as_float(__byte_perm(word, one, 0x7440 + (unsigned)i));
     return fmaf(d, sum, -8388608.0f * d);
 }
 

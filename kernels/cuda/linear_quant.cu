@@ -2,9 +2,10 @@
  * thread.
  *
  * The products of a group of columns are summed by themselves and then times the group's scale, so
- * weights are exact (codes.cuh); a group's least value is taken times the sum of its inputs. A warp
- * loads its next chunk before it computes with this one, and its first before it waits for the
- * kernel that makes its inputs.
+ * weights are exact (codes.cuh); a group's least value is taken times the sum of its inputs. A
+ * warp's chunks come by cp.async to a ring of its own, up to three ahead of the one that it
+ * computes with, the first before it waits for the kernel that makes its inputs: as many bytes on
+ * their way would take too many registers.
  *
  * At one or two inputs what limits is not memory alone but the number of instructions: the lanes of
  * a warp split the inputs of a chunk together, and one product serves high and low parts
@@ -73,15 +74,28 @@ static __device__ __forceinline__ void add_chunk(const struct share<T> *s,
 /* Blocks to a multiprocessor, as many as registers are enough for. */
 template <enum quant_type T, int N> static constexpr int quant_blocks()
 {
-    return tiles<T>::SCALES > 8 ? (N > 4 ? 1 : 2) : N > 4 || tiles<T>::FLOATS ? 2 : 3;
+    bool more = N == 1 && (tiles<T>::SIXTEEN || T == QUANT_G8_128); /* than 80 registers */
+    bool two = N > 4 || tiles<T>::FLOATS || more;
+    return tiles<T>::SCALES > 8 ? (N > 4 ? 1 : 2) : two ? 2 : 3;
 }
 
+/* Shared memory: a warp's meeting, and its ring of STAGES chunks. */
+template <int N> static __host__ __device__ constexpr int quant_stages() { return N > 4 ? 3 : 4; }
+template <enum quant_type T, int N> static constexpr int quant_shared()
+{
+    return SKINNY_WARPS * ((int)sizeof(struct meeting<N>) + quant_stages<N>() * chunk_bytes<T>());
+}
+
+/* Up to N inputs: 1, 4 or 8. */
 template <enum quant_type T, int N>
 static __global__ void __launch_bounds__(SKINNY_THREADS, (quant_blocks<T, N>()))
     skinny_quant(const __grid_constant__ struct quant_jobs jobs, struct skinny_inputs x,
                  int n_chunks, struct cuda_experts experts)
 {
     CUDA_SHARED(struct meeting<N>, meetings);
+    const int STAGES = quant_stages<N>(), BYTES = chunk_bytes<T>();
+    const bool BF16 = tiles<T>::BF16, LEAST = tiles<T>::LEAST;
+    const bool EARLY = N == 1; /* registers are enough */
     int j = 0;
     while (j + 1 < SKINNY_JOBS && (int)blockIdx.x >= jobs.first_block[j + 1])
         j++;
@@ -93,34 +107,43 @@ static __global__ void __launch_bounds__(SKINNY_THREADS, (quant_blocks<T, N>()))
     }
     int tile = (int)blockIdx.x - jobs.first_block[j];
     int warp = (int)threadIdx.x / CUDA_WARP, lane = (int)threadIdx.x % CUDA_WARP;
-    int g = lane / 4, t = lane % 4, chunk = warp;
+    int g = lane / 4, t = lane % 4, chunk = warp, stage = 0;
     struct meeting<N> *m = &meetings[warp];
+    char *ring = (char *)(meetings + SKINNY_WARPS) + warp * STAGES * BYTES;
     float acc[1][1][4] = {};
-    struct share<T> now, next;
+    float4 ahead[N];
 
     struct tile_at at = tile_at_of<T>(&planes, tile, chunk, n_chunks);
-    tile_at_lane<T>(&at, g, t);
-    if (chunk < n_chunks)
-        load_share<T, false>(&at, 0, 0, &now);
+#pragma unroll
+    for (int i = 0; i < STAGES - 1; i++) {
+        if (chunk + i * SKINNY_WARPS < n_chunks)
+            copy_chunk<T>(&at, ring + i * BYTES, lane);
+        copy_async_commit();
+        tile_at_step<T>(&at, SKINNY_WARPS);
+    }
     grid_wait();
     grid_trigger();
-    float4 ahead[N];
     load_inputs<N>(&x, chunk * CUDA_CHUNK, lane, ahead);
-    put_inputs<tiles<T>::BF16, tiles<T>::LEAST, N>(m, x.n, lane, ahead);
+    put_inputs<BF16, LEAST, N>(m, x.n, lane, ahead);
     for (; chunk < n_chunks; chunk += SKINNY_WARPS) {
+        struct share<T> now;
         int after = chunk + SKINNY_WARPS;
-        bool more = after < n_chunks;
+        char *to = ring + (stage ? stage - 1 : STAGES - 1) * BYTES; /* was read in the last round */
+        if (chunk + (STAGES - 1) * SKINNY_WARPS < n_chunks)
+            copy_chunk<T>(&at, to, lane);
+        copy_async_commit();
         tile_at_step<T>(&at, SKINNY_WARPS);
-        if (more)
-            load_share<T, false>(&at, 0, 0, &next);
-        __syncwarp(); /* the inputs are there */
+        if (EARLY)
+            load_inputs<N>(&x, after * CUDA_CHUNK, lane, ahead);
+        copy_async_wait<STAGES - 1>();
+        __syncwarp(); /* all lanes' copies and the inputs are there */
+        load_copied<T>(ring + stage * BYTES, g, t, &now);
         add_chunk<T, N>(&now, m, g, t, acc[0][0]);
         __syncwarp(); /* and were read */
-        if (more) {
+        if (!EARLY)
             load_inputs<N>(&x, after * CUDA_CHUNK, lane, ahead);
-            put_inputs<tiles<T>::BF16, tiles<T>::LEAST, N>(m, x.n, lane, ahead);
-        }
-        now = next;
+        put_inputs<BF16, LEAST, N>(m, x.n, lane, ahead);
+        stage = stage + 1 < STAGES ? stage + 1 : 0;
     }
     struct skinny_out out = skinny_out_of(jobs.job[j].out);
     reduce_write<1, 1, meeting<N>::PAIRED>(acc, (float *)meetings, &out, x.n,
@@ -146,16 +169,22 @@ static void launch(struct device *d, const struct linear_args *a, const struct s
     for (int j = a->n_jobs; j <= SKINNY_JOBS; j++)
         jobs.first_block[j] = blocks;
     auto kernel = skinny_quant<T, N>;
+    if (cuda_check(d, cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                           quant_shared<T, N>()),
+                   "shared memory"))
+        return;
     CUDA_LAUNCH_EARLY(kernel, dim3((unsigned)blocks, (unsigned)experts->n_pairs),
-                      dim3(SKINNY_THREADS), SKINNY_WARPS * sizeof(struct meeting<N>), d, jobs, *x,
-                      n_chunks, *experts);
+                      dim3(SKINNY_THREADS), (quant_shared<T, N>()), d, jobs, *x, n_chunks,
+                      *experts);
 }
 
 template <enum quant_type T>
 static void choose(struct device *d, const struct linear_args *a, const struct skinny_inputs *x,
                    const struct cuda_experts *experts)
 {
-    if (a->n <= 4)
+    if (a->n == 1)
+        launch<T, 1>(d, a, x, experts);
+    else if (a->n <= 4)
         launch<T, 4>(d, a, x, experts);
     else
         launch<T, 8>(d, a, x, experts);

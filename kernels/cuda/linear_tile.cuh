@@ -47,21 +47,7 @@ struct tile_work {
 /* Bytes of a warp's weights in a stage. */
 template <enum quant_type T> static __host__ __device__ constexpr int tile_warp_bytes()
 {
-    typedef tiles<T> F;
-    return T == QUANT_F16 || T == QUANT_BF16
-               ? CUDA_TILE_ROWS * CUDA_CHUNK * 2
-               : CUDA_TILE_ROWS * (F::CODES + F::HIGH + F::SCALES + (F::SUPERS ? 4 : 0));
-}
-
-/* By the lanes of a warp. */
-template <int BYTES>
-static __device__ __forceinline__ void tile_copy(char *to, const uint8_t *from, int lane)
-{
-    const int EACH = 16 * CUDA_WARP;
-#pragma unroll
-    for (int at = 0; at < BYTES; at += EACH)
-        if (at + EACH <= BYTES || at + 16 * lane < BYTES)
-            copy_async_16(to + at + 16 * lane, from + at + 16 * lane, true);
+    return T == QUANT_F16 || T == QUANT_BF16 ? CUDA_TILE_ROWS * CUDA_CHUNK * 2 : chunk_bytes<T>();
 }
 
 /* A warp's weights of one chunk; floats: rows row0 .. row0 + 15 of `rows`. */
@@ -70,7 +56,6 @@ static __device__ __forceinline__ void tile_load_weights(const struct tile_work 
                                                          const struct tile_job *job, char *to,
                                                          int row0, int chunk, int lane)
 {
-    typedef tiles<T> F;
     if (row0 >= job->out.rows)
         return;
     if (T == QUANT_F16 || T == QUANT_BF16) {
@@ -86,23 +71,7 @@ static __device__ __forceinline__ void tile_load_weights(const struct tile_work 
     }
     struct tile_at at =
         tile_at_of<T>(&job->planes, row0 / CUDA_TILE_ROWS, chunk, w->n_chunks);
-    if (F::EIGHT) {
-#pragma unroll
-        for (int i = 0; i < 4; i++) {
-            int row = 4 * i + lane / 8, unit = lane % 8;
-            copy_async_16(to + row * 128 + 16 * (unit ^ 4 * (row % 2)),
-                          at.codes + row * at.pitch + 16 * unit, true);
-        }
-    } else {
-        tile_copy<CUDA_TILE_ROWS * F::CODES>(to, at.codes, lane);
-    }
-    to += CUDA_TILE_ROWS * F::CODES;
-    tile_copy<CUDA_TILE_ROWS * F::HIGH>(to, at.high, lane);
-    to += CUDA_TILE_ROWS * F::HIGH;
-    tile_copy<CUDA_TILE_ROWS * F::SCALES>(to, at.scales, lane);
-    to += CUDA_TILE_ROWS * F::SCALES;
-    if (F::SUPERS)
-        tile_copy<CUDA_TILE_ROWS * 4>(to, at.supers, lane);
+    copy_chunk<T>(&at, to, lane);
 }
 
 /* The inputs of one chunk, zeros beyond the last, and behind them their sums. */
@@ -241,17 +210,9 @@ static __device__ __forceinline__ void tile_quant_stage(const struct tile_work *
                                                         const char *stage, const char *weights,
                                                         int n_left, float acc[NT][4])
 {
-    typedef tiles<T> F;
     int lane = (int)threadIdx.x % CUDA_WARP, g = lane / 4, t = lane % 4;
-    const uint8_t *at = (const uint8_t *)weights;
-    struct tile_at planes;
     struct share<T> s;
-    planes.pitch = F::CODES;
-    planes.codes = at;
-    planes.high = planes.codes + CUDA_TILE_ROWS * F::CODES;
-    planes.scales = planes.high + CUDA_TILE_ROWS * F::HIGH;
-    planes.supers = planes.scales + CUDA_TILE_ROWS * F::SCALES;
-    load_share<T, true>(&planes, g, t, &s);
+    load_copied<T>(weights, g, t, &s);
     const char *sums = stage + w->x_rows * TILE_X_BYTES;
     if constexpr (NT == TILE_GROUP) {
         tile_add<T, false>(&s, NULL, stage + g * TILE_X_BYTES, sums, g, t, acc);
