@@ -48,7 +48,9 @@ static __device__ __forceinline__ struct pick_result pick_row(float *row, int vo
     for (int i = 0; i < threads / CUDA_WARP; i++)
         mine = pick_better(mine, bests[i]);
     float sum = 0;
-    for (int i = (int)threadIdx.x; i < vocab && !mine.bad; i += threads)
+    int end = mine.bad ? 0 : vocab;
+#pragma unroll 8
+    for (int i = (int)threadIdx.x; i < end; i += threads)
         sum += expf(row[i] - mine.logit);
     sum = block_sum(sum, sums);
     struct pick_result r = {mine.bad ? 0 : mine.index, mine.logit, mine.logit + logf(sum),
