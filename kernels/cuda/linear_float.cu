@@ -64,9 +64,16 @@ static __device__ __forceinline__ int job_of(const struct float_jobs *jobs, int 
     return j;
 }
 
+/* Blocks of a multiprocessor: as many as leave room for all registers. */
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1000
+enum { FEW_BLOCKS = 2 };
+#else
+enum { FEW_BLOCKS = 3 };
+#endif
+
 /* Up to N inputs: 1, 4 or 8. */
 template <bool BF16, int N>
-static __global__ void __launch_bounds__(SKINNY_THREADS, N > 4 ? 2 : 3)
+static __global__ void __launch_bounds__(SKINNY_THREADS, N > 4 ? 2 : (int)FEW_BLOCKS)
     float_few(const __grid_constant__ struct float_jobs jobs, struct skinny_inputs x,
               struct cuda_experts experts)
 {
