@@ -336,6 +336,16 @@ static int norm(struct forward *f, float *out, const float *in, const float *wei
                                                      .add = add});
 }
 
+/* h = norm(x), for the products of the readers alone. */
+static int norm_for(struct forward *f, const float *in, const float *weight, int n,
+                    struct linear_readers readers)
+{
+    return f->k->norm(f->device, &(struct norm_args){.out = f->h, .in = in, .weight = weight,
+                                                     .n = n, .dim = f->m->dim,
+                                                     .eps = f->m->norm_eps,
+                                                     .readers = readers});
+}
+
 static int linear(struct forward *f, float *out, const struct matrix *w, const float *in, int n,
                   bool add)
 {
@@ -369,7 +379,8 @@ static int attention_block(struct forward *f, const struct batch *b, int i)
     const struct model_rope *rope = &m->ropes[l->rope];
     int n = b->n_tokens, hd = m->head_dim;
 
-    if (norm(f, f->h, f->x, l->attn_norm, n, m->dim, false))
+    if (norm_for(f, f->x, l->attn_norm, n,
+                 (struct linear_readers){3, {&l->wq, &l->wk, &l->wv}}))
         return -1;
     tell(f, i, FORWARD_ATTN_IN, f->h, n, m->dim);
     if (f->k->linear(f->device, &(struct linear_args){
@@ -392,7 +403,8 @@ static int attention_block(struct forward *f, const struct batch *b, int i)
                                        .out = f->att, .q = f->q, .seqs = b->seqs,
                                        .n_seqs = b->n_seqs, .n_heads = m->n_heads, .layer = i,
                                        .window = l->window, .scale = m->attn_scale,
-                                       .softcap = m->attn_softcap}))
+                                       .softcap = m->attn_softcap,
+                                       .readers = {1, {&l->wo}}}))
         return -1;
     tell(f, i, FORWARD_ATTN_OUT, f->att, n, m->n_heads * hd);
     return project(f, &l->wo, f->att, l->post_attn_norm, n);
@@ -405,7 +417,9 @@ static int ffn_block(struct forward *f, const struct batch *b, int i)
     const struct model_layer *l = &m->layers[i];
     int n = b->n_tokens;
 
-    if (norm(f, f->h, f->x, l->ffn_norm, n, m->dim, false))
+    if (norm_for(f, f->x, l->ffn_norm, n,
+                 m->arch->moe ? (struct linear_readers){0}
+                              : (struct linear_readers){2, {&l->gate, &l->up}}))
         return -1;
     tell(f, i, FORWARD_FFN_IN, f->h, n, m->dim);
     if (m->arch->moe)
@@ -422,7 +436,8 @@ static int ffn_block(struct forward *f, const struct batch *b, int i)
                                                                {.w = &l->up, .out = f->up}}}))
         return -1;
     if (f->k->act_mul(f->device, &(struct act_mul_args){.gate = f->gate, .up = f->up, .n = n,
-                                                        .dim = m->ffn, .act = m->arch->act}))
+                                                        .dim = m->ffn, .act = m->arch->act,
+                                                        .readers = {1, {&l->down}}}))
         return -1;
     tell(f, i, FORWARD_FFN_MID, f->gate, n, m->ffn);
     return project(f, &l->down, f->gate, l->post_ffn_norm, n);
@@ -473,7 +488,7 @@ static int run_head(struct forward *f, const struct batch *b, int first, int n,
     if (f->k->gather(f->device, &(struct gather_args){.out = f->h, .in = f->x,
                                                       .rows = b->rows + first, .n = n,
                                                       .dim = m->dim}) ||
-        norm(f, f->h, f->h, m->final_norm, n, m->dim, false) ||
+        norm_for(f, f->h, m->final_norm, n, (struct linear_readers){1, {&m->head}}) ||
         linear(f, f->logits, &m->head, f->h, n, false))
         return -1;
     if (draw)

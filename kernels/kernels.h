@@ -71,6 +71,14 @@ struct embed_args {
     float scale;
 };
 
+/* Who reads what an op puts out: the next call of linear, with these matrices for its jobs and as
+ * many inputs, and nobody else. Then a device may keep the rows in the form which those products
+ * take, and leave the floats unwritten. n 0: anyone may read them. */
+struct linear_readers {
+    int n;
+    const struct matrix *w[3];
+};
+
 /* RMSNorm (Zhang and Sennrich 2019): y = x / sqrt(mean(x^2) + eps) * weight, row by row; mean in
  * float32 over the row. out may be in (in place). add: out += y instead of out = y (then out must
  * not be in). */
@@ -81,6 +89,7 @@ struct norm_args {
     int n, dim;
     float eps;
     bool add;
+    struct linear_readers readers; /* of out; none with add */
 };
 
 /* out[i][r] (+)= sum_c w[r][c] * in[i][c] + bias[r]. Several matrices that share their input can
@@ -139,6 +148,7 @@ struct attention_args {
     const struct attention_seq *seqs; /* host */
     int n_seqs, n_heads, layer, window;
     float scale, softcap;
+    struct linear_readers readers; /* of out */
 };
 
 enum activation { ACTIVATION_SILU, ACTIVATION_GELU_TANH };
@@ -149,6 +159,7 @@ struct act_mul_args {
     const float *up; /* [n][dim] */
     int n, dim;
     enum activation act;
+    struct linear_readers readers; /* of gate */
 };
 
 /* Mixture of experts (Jiang et al. 2024, Mixtral): per row, logits = router x; the n_used experts

@@ -82,7 +82,7 @@ static int run_expert(struct device *d, const struct moe_args *a, const struct p
     struct gather_args gather = {p->in, a->in, p->rows, n, a->dim};
     struct linear_args in = {.in = p->in, .n = n, .n_jobs = 2,
                              .jobs = {{&a->gate[e], NULL, p->gate}, {&a->up[e], NULL, p->up}}};
-    struct act_mul_args act = {p->gate, p->up, n, a->ffn, a->act};
+    struct act_mul_args act = {p->gate, p->up, n, a->ffn, a->act, {0}};
     struct linear_args out = {.in = p->gate, .n = n, .n_jobs = 1,
                               .jobs = {{&a->down[e], NULL, p->out}}};
 

@@ -1,4 +1,5 @@
 /* act: gate = activation(gate) * up, element by element. Engine thread. */
+#include "kernels/cuda/halves.cuh"
 #include "kernels/cuda/ptx.cuh"
 
 enum { THREADS = 256 };
@@ -12,7 +13,8 @@ template <bool GELU> static __device__ __forceinline__ float activate(float x)
     return (x >= 0 ? x : x * e) / (1 + e);
 }
 
-template <bool GELU> static __global__ void act_mul(float *gate, const float *up, int64_t n)
+template <bool GELU>
+static __global__ void act_mul(float *gate, struct cuda_halves halves, const float *up, int64_t n)
 {
     int64_t i = ((int64_t)blockIdx.x * THREADS + threadIdx.x) * 4;
     grid_wait();
@@ -23,7 +25,10 @@ template <bool GELU> static __global__ void act_mul(float *gate, const float *up
         g.y = activate<GELU>(g.y) * u.y;
         g.z = activate<GELU>(g.z) * u.z;
         g.w = activate<GELU>(g.w) * u.w;
-        *(float4 *)(gate + i) = g;
+        if (halves.high) /* whole warps are here: rows are a multiple of 128 */
+            store_all(&halves, i, g);
+        else
+            *(float4 *)(gate + i) = g;
         return;
     }
     for (; i < n; i++)
@@ -42,10 +47,11 @@ int cuda_act_mul(struct device *d, const struct act_mul_args *a)
         return -1;
     if (((uintptr_t)a->gate | (uintptr_t)a->up) & 15)
         return cuda_fail(d, "act_mul: an array is not on 16 bytes");
+    struct cuda_halves halves = cuda_halves_for(d, &a->readers, a->gate, a->n, true);
     dim3 grid((unsigned)((n + 4 * THREADS - 1) / (4 * THREADS)));
     if (a->act == ACTIVATION_GELU_TANH)
-        CUDA_LAUNCH_EARLY(act_mul<true>, grid, dim3(THREADS), 0, d, a->gate, a->up, n);
+        CUDA_LAUNCH_EARLY(act_mul<true>, grid, dim3(THREADS), 0, d, a->gate, halves, a->up, n);
     else
-        CUDA_LAUNCH_EARLY(act_mul<false>, grid, dim3(THREADS), 0, d, a->gate, a->up, n);
+        CUDA_LAUNCH_EARLY(act_mul<false>, grid, dim3(THREADS), 0, d, a->gate, halves, a->up, n);
     return cuda_launched(d, "act_mul");
 }

@@ -119,12 +119,15 @@ static __global__ void __launch_bounds__(THREADS) attention_plain(struct attenti
     for (int w = 0; w < WARPS; w++)
         all += s->total[w] * (s->most[w] > -INFINITY ? expf(s->most[w] - greatest) : 1);
     int64_t part = ((int64_t)blockIdx.x * p.n_heads + head) * p.n_splits + split;
-    float *out = p.n_splits > 1 ? p.partial + part * p.head_dim : p.out + at;
+    float *out = p.partial + part * p.head_dim;
     for (int j = (int)threadIdx.x; j < p.head_dim; j += THREADS) {
         float sum = 0;
         for (int w = 0; w < WARPS; w++)
             sum += s->sums[w][j] * (s->most[w] > -INFINITY ? expf(s->most[w] - greatest) : 1);
-        out[j] = p.n_splits > 1 ? sum : sum / all;
+        if (p.n_splits > 1)
+            out[j] = sum;
+        else
+            attention_put(&p, at + j, sum / all);
     }
     if (p.n_splits > 1 && threadIdx.x == 0) {
         p.partial_totals[2 * part] = greatest;
@@ -174,7 +177,7 @@ static __global__ void __launch_bounds__(JOIN_THREADS) join(struct attention_par
             for (int k = 0; k < AT_ONCE; k++)
                 sum += x[k] * weights[i + k];
         }
-        p.out[at + j] = sum / weights[SPLITS_MAX];
+        attention_put(&p, at + j, sum / weights[SPLITS_MAX]);
     }
 }
 
@@ -235,7 +238,8 @@ static int run_rows(struct device *d, struct attention_params *p, const struct c
     return cuda_launched(d, "attention");
 }
 
-static int check(struct device *d, const struct attention_args *a)
+/* n_rows: of queries and outputs */
+static int check(struct device *d, const struct attention_args *a, int64_t *n_rows)
 {
     const struct kv_options *o = &d->kv.o;
     int64_t n = 0;
@@ -248,6 +252,7 @@ static int check(struct device *d, const struct attention_args *a)
             return cuda_fail(d, "attention: %d queries of a sequence of %d", s->q_len, s->kv_len);
         n = s->q_start + s->q_len > n ? s->q_start + s->q_len : n;
     }
+    *n_rows = n;
     size_t bytes = (size_t)n * (size_t)a->n_heads * (size_t)o->head_dim * sizeof(float);
     return cuda_owns(d, a->out, bytes, "attention") && cuda_owns(d, a->q, bytes, "attention's q")
                ? 0
@@ -257,13 +262,18 @@ static int check(struct device *d, const struct attention_args *a)
 int cuda_attention(struct device *d, const struct attention_args *a)
 {
     struct cuda_plan plan;
+    int64_t n_rows = 0;
     if (cuda_failed(d))
         return -1;
     if (a->n_seqs < 1)
         return 0;
-    if (check(d, a) || cuda_plan_get(d, a->seqs, a->n_seqs, a->n_heads, &plan))
+    if (check(d, a, &n_rows) || cuda_plan_get(d, a->seqs, a->n_seqs, a->n_heads, &plan))
         return -1;
+    int64_t width = (int64_t)a->n_heads * d->kv.o.head_dim;
+    bool fits = a->readers.n && a->readers.w[0]->cols == width;
+    const struct linear_readers none = {}, readers = fits ? a->readers : none;
     struct attention_params p = {.out = a->out,
+                                 .halves = cuda_halves_for(d, &readers, a->out, (int)n_rows, false),
                                  .q = a->q,
                                  .seqs = plan.seqs,
                                  .rows = plan.rows,

@@ -3,12 +3,14 @@
 #ifndef SIROCCO_KERNELS_CUDA_ATTENTION_CUH
 #define SIROCCO_KERNELS_CUDA_ATTENTION_CUH
 
+#include "kernels/cuda/halves.cuh"
 #include "kernels/cuda/skinny.cuh"
 
 #define LOG2_E 1.4426950408889634f
 
 struct attention_params {
-    float *out;     /* [n][n_heads][head_dim] */
+    float *out;     /* [n][n_heads][head_dim], but with halves.high */
+    struct cuda_halves halves;
     const float *q; /* [n][n_heads][head_dim] */
     const struct cuda_seq *seqs;
     const struct cuda_row *rows;
@@ -23,6 +25,25 @@ struct attention_params {
      * and behind all of these the greatest score and the sum of weights [2] */
     float *partial, *partial_totals;
 };
+
+/* Value at of the output. */
+static __device__ __forceinline__ void attention_put(const struct attention_params *p, int64_t at,
+                                                     float x)
+{
+    if (p->halves.high)
+        store_one(&p->halves, at, x);
+    else
+        p->out[at] = x;
+}
+
+static __device__ __forceinline__ void attention_put_two(const struct attention_params *p,
+                                                         int64_t at, float2 x)
+{
+    if (p->halves.high)
+        store_two(&p->halves, at, x);
+    else
+        *(float2 *)(p->out + at) = x;
+}
 
 struct attention_range { /* positions first .. last, of which steps from .. to - 1 are one's own */
     int first, last, from, to;

@@ -265,23 +265,30 @@ template <int HD> static __device__ __forceinline__ void sum_totals(struct flash
     }
 }
 
-/* Value 64 c + 16 t + 8 (i % 2) + j of row g + 8 h is out[c][j][2 h + i % 2]. */
+/* Value 64 c + 16 t + 8 (i % 2) + j of row g + 8 h is out[c][j][2 h + i % 2]. part: it is a
+ * split's, and stays in floats. */
 template <int HD>
 static __device__ __forceinline__ void write_row(const struct flash_rows<HD> *r, int h, int t,
-                                                 int head_dim, float by, float *to)
+                                                 const struct attention_params *p, bool part,
+                                                 float by, int64_t at)
 {
 #pragma unroll
     for (int c = 0; c < flash_shape<HD>::V_PIECES; c++)
 #pragma unroll
         for (int i = 0; i < 2; i++) {
             int col = 64 * c + 16 * t + 8 * i;
-            if (col >= head_dim)
+            if (col >= p->head_dim)
                 continue;
 #pragma unroll
-            for (int j = 0; j < 8; j += 4)
-                *(float4 *)(to + col + j) =
+            for (int j = 0; j < 8; j += 4) {
+                float4 four =
                     make_float4(r->out[c][j][2 * h + i] * by, r->out[c][j + 1][2 * h + i] * by,
                                 r->out[c][j + 2][2 * h + i] * by, r->out[c][j + 3][2 * h + i] * by);
+                if (part || !p->halves.high)
+                    *(float4 *)((part ? p->partial : p->out) + at + col + j) = four;
+                else
+                    store_four(&p->halves, at + col + j, four);
+            }
         }
 }
 
@@ -386,11 +393,11 @@ static __global__ void __launch_bounds__(THREADS, flash_blocks(T, HD))
             continue;
         int head = kv_head * p.group + in_group;
         if (p.n_splits == 1) {
-            write_row(&r, h, t, p.head_dim, 1 / r.total[h], p.out + row_at(&p, head));
+            write_row(&r, h, t, &p, false, 1 / r.total[h], row_at(&p, head));
             continue;
         }
         int64_t part = ((int64_t)blockIdx.x * p.n_heads + head) * p.n_splits + split;
-        write_row(&r, h, t, p.head_dim, 1, p.partial + part * p.head_dim);
+        write_row(&r, h, t, &p, true, 1, part * p.head_dim);
         if (t == 0) {
             p.partial_totals[2 * part] = r.most[h] / LOG2_E;
             p.partial_totals[2 * part + 1] = r.total[h];

@@ -303,13 +303,14 @@ write_rows(const struct attention_params *p, const struct cuda_seq *seq, int row
                 continue;
             int64_t token = seq->q_start + row / p->group;
             int head = kv_head * p->group + row % p->group;
-            float *to = p->out + (token * p->n_heads + head) * p->head_dim + 2 * t;
+            int64_t at = (token * p->n_heads + head) * p->head_dim + 2 * t;
             float by = 1 / total;
 #pragma unroll
             for (int j = 0; j < HD / 8; j++)
                 if (8 * j < p->head_dim)
-                    *(float2 *)(to + 8 * j) = make_float2(rows->out[m][j][2 * h] * by,
-                                                          rows->out[m][j][2 * h + 1] * by);
+                    attention_put_two(p, at + 8 * j,
+                                      make_float2(rows->out[m][j][2 * h] * by,
+                                                  rows->out[m][j][2 * h + 1] * by));
         }
 }
 

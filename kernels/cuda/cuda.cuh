@@ -109,6 +109,14 @@ struct cuda_draw {
     double margin;               /* min_p's: temperature * log(min_p) */
 };
 
+/* Rows as the products that read them take them: 16-bit values, float16 or bfloat16, what is left
+ * of them, sums (halves.cuh). high NULL: floats. */
+struct cuda_halves {
+    uint16_t *high, *low; /* [n][cols]; low NULL: not wanted */
+    float *sums;          /* or NULL */
+    bool bf16;
+};
+
 struct device {
     char error[CUDA_ERROR_MAX]; /* "" or the latched error */
     char name[CUDA_NAME_MAX];
@@ -147,6 +155,12 @@ struct device {
     uint16_t *split_high, *split_low; /* [n_max rounded to 8][cols padded to CUDA_CHUNK] */
     float *split_sums; /* [the same rows][padded cols / 32]: two float16 each, see split (linear.cu)
                         * or, of inputs that are rounded to FP8, their scales [n] */
+    struct { /* rows whose maker left them as halves, until linear has read them */
+        const float *of; /* where the floats would be; NULL: there are none */
+        int n;
+        int64_t cols;
+        struct cuda_halves halves;
+    } made;
     uint16_t *dequantized;            /* slices of a matrix on their way to the library */
     size_t dequantized_bytes;
     float *partial; /* sums of parts: of split attention and of split products */
@@ -240,6 +254,10 @@ int cuda_linear_fp8(struct device *d, const struct linear_args *a);
 bool cuda_fp8_fits(const struct device *d, const struct matrix *w, int n);
 /* One product by the library, its bias added apart where need be. 1: it has no kernel for this. */
 int cuda_multiply(struct device *d, struct cuda_gemm *g);
+/* How an op is to leave n rows at `of` for the readers: as floats, or from now on in this form
+ * alone, their columns a multiple of CUDA_CHUNK. all: the op can make low parts and sums. */
+struct cuda_halves cuda_halves_for(struct device *d, const struct linear_readers *readers,
+                                   const float *of, int n, bool all);
 /* The jobs of a, whose matrices are of expert 0, for each pair on its own (n is 1). */
 int cuda_linear_experts(struct device *d, const struct linear_args *a,
                         const struct cuda_experts *experts);

@@ -4,6 +4,7 @@
  * memory (linear_float.cu, linear_quant.cu). Up to tile_max: linear_tile.cuh's. More: the library
  * (blas.cu), on quantized weights after a slice was dequantized to float16. The plain kernel below
  * takes what none does: rare formats and few inputs, odd column counts; it computes in float32. */
+#include "kernels/cuda/halves.cuh"
 #include "kernels/cuda/quant.cuh"
 #include "kernels/cuda/skinny.cuh"
 
@@ -58,9 +59,7 @@ static void run_plain(struct device *d, const struct linear_args *a, int j,
 }
 
 /* ---- inputs as 16-bit values, padded with zeros: high and, where wanted, low parts, and sums of
- * the high ones over 32 columns, divided by 32, as float16 and what is left of them as float16: two
- * float16 in the place of one float of split_sums. Of the four sums of a chunk: 0, 1, what is left
- * of 0, of 1, 2, 3, what is left of 2, of 3. */
+ * the high ones over 32 columns (halves.cuh). The op that makes the inputs may have done it. */
 
 template <bool BF16>
 static __global__ void split(const float *in, int n, int cols, int padded, uint16_t *high,
@@ -96,32 +95,51 @@ static __global__ void split(const float *in, int n, int cols, int padded, uint1
     *(uint4 *)(high + at) = make_uint4(h[0], h[1], h[2], h[3]);
     if (low)
         *(uint4 *)(low + at) = make_uint4(l[0], l[1], l[2], l[3]);
-    if (sums && col % 32 == 0) {
-        int i = col / 32 % 4;
-        uint16_t *to = (uint16_t *)sums + at / CUDA_CHUNK * 8 + i / 2 * 4 + i % 2;
-        to[0] = float_f16(sum / 32);
-        to[2] = float_f16(sum / 32 - f16_float(to[0]));
-    }
+    if (sums && col % 32 == 0)
+        store_sum(sums, at, sum);
 }
 
 enum way { PLAIN, SKINNY, TILE, LIBRARY, LIBRARY_FP8 };
 
-/* For the library columns must not be padded. */
-static int64_t prepare(struct device *d, const struct linear_args *a, bool bf16, enum way way)
+/* What the products with w that go this way take; high NULL: floats, or FP8. */
+static struct cuda_halves halves_of(const struct device *d, const struct matrix *w, int n,
+                                    enum way way)
+{
+    struct cuda_halves h = {};
+    bool half = (way == LIBRARY && w->type != QUANT_F32) || way == TILE || (way == SKINNY && n > 8);
+    if (!half)
+        return h;
+    h.high = d->split_high;
+    h.low = way == SKINNY ? d->split_low : NULL;
+    h.sums = way == TILE && (w->type == QUANT_Q4_K || w->type == QUANT_Q5_K) ? d->split_sums : NULL;
+    h.bf16 = w->type == QUANT_BF16;
+    return h;
+}
+
+static bool has(const struct cuda_halves *made, const struct cuda_halves *wanted)
+{
+    return made->high == wanted->high && made->bf16 == wanted->bf16 &&
+           (!wanted->low || made->low) && (!wanted->sums || made->sums);
+}
+
+/* For the library columns must not be padded. -1: latched. */
+static int64_t prepare(struct device *d, const struct linear_args *a, const struct cuda_halves *h,
+                       enum way way)
 {
     int64_t cols = a->jobs[0].w->cols;
     int64_t padded = way == LIBRARY ? cols : (cols + CUDA_CHUNK - 1) / CUDA_CHUNK * CUDA_CHUNK;
     int64_t threads = (a->n + 7) / 8 * padded; /* eight values each, eight rows */
-    enum quant_type type = a->jobs[0].w->type;
-    uint16_t *low = way == SKINNY ? d->split_low : NULL;
-    float *sums = way == TILE && (type == QUANT_Q4_K || type == QUANT_Q5_K) ? d->split_sums : NULL;
     dim3 grid((unsigned)((threads + PLAIN_THREADS - 1) / PLAIN_THREADS));
-    if (bf16)
+    if (d->made.of == a->in && d->made.n == a->n && d->made.cols == cols && has(&d->made.halves, h))
+        return padded; /* cols: see cuda_halves_for */
+    if (d->made.of)
+        return cuda_fail(d, "linear: its input, or one made before, was left in another form");
+    if (h->bf16)
         CUDA_LAUNCH_EARLY(split<true>, grid, dim3(PLAIN_THREADS), 0, d, a->in, a->n, (int)cols,
-                          (int)padded, d->split_high, low, sums);
+                          (int)padded, h->high, h->low, h->sums);
     else
         CUDA_LAUNCH_EARLY(split<false>, grid, dim3(PLAIN_THREADS), 0, d, a->in, a->n, (int)cols,
-                          (int)padded, d->split_high, low, sums);
+                          (int)padded, h->high, h->low, h->sums);
     return padded;
 }
 
@@ -208,6 +226,23 @@ static int run_library(struct device *d, const struct linear_args *a, int i, int
     return rc;
 }
 
+/* What the library refuses after all is multiplied from floats. */
+static __global__ void to_floats(const uint16_t *high, bool bf16, int64_t n, float *out)
+{
+    int64_t i = (int64_t)blockIdx.x * PLAIN_THREADS + threadIdx.x;
+    if (i < n)
+        out[i] = bf16 ? bf16_float(high[i]) : f16_float(high[i]);
+}
+
+static void need_floats(struct device *d, const struct linear_args *a)
+{
+    int64_t n = (int64_t)a->n * a->jobs[0].w->cols;
+    if (d->made.of == a->in)
+        CUDA_LAUNCH(to_floats, dim3((unsigned)((n + PLAIN_THREADS - 1) / PLAIN_THREADS)),
+                    dim3(PLAIN_THREADS), 0, d->stream, d->made.halves.high, d->made.halves.bf16, n,
+                    (float *)a->in);
+}
+
 /* As many of the jobs from i on as go at once; what the library cannot do the plain kernel does. */
 static int run_many(struct device *d, const struct linear_args *a, int i,
                     const struct cuda_experts *none, int *n_done)
@@ -220,8 +255,10 @@ static int run_many(struct device *d, const struct linear_args *a, int i,
         int alone = run_library(d, a, j, 1);
         if (alone < 0)
             return -1;
-        if (alone)
+        if (alone) {
+            need_floats(d, a);
             run_plain(d, a, j, none);
+        }
     }
     return rc < 0 ? -1 : 0;
 }
@@ -311,7 +348,12 @@ static int run(struct device *d, const struct linear_args *a)
         struct linear_args some = select(d, a, w, done);
         enum way way = way_of(d, w, a->n);
         bool half = w->type == QUANT_F16 || w->type == QUANT_BF16;
-        int64_t padded = 0;
+        struct cuda_halves halves = halves_of(d, w, a->n, way);
+        int64_t padded = halves.high ? prepare(d, &some, &halves, way) : 0;
+        if (padded < 0)
+            return -1;
+        if (!halves.high && d->made.of)
+            return cuda_fail(d, "linear: its input, or one made before, was left as 16-bit values");
         if (way == LIBRARY_FP8) {
             int n_done = cuda_linear_fp8(d, &some);
             if (n_done < 0)
@@ -323,8 +365,6 @@ static int run(struct device *d, const struct linear_args *a)
                 return -1;
             continue;
         }
-        if ((way == LIBRARY && w->type != QUANT_F32) || way == TILE || (way == SKINNY && a->n > 8))
-            padded = prepare(d, &some, w->type == QUANT_BF16, way);
         if (way == TILE)
             cuda_tile(d, &some, padded);
         else if (way == SKINNY && half)
@@ -359,7 +399,38 @@ int cuda_linear(struct device *d, const struct linear_args *a)
             part.jobs[j].out += (int64_t)i * a->jobs[j].w->rows;
         rc = run(d, &part);
     }
+    d->made.of = NULL; /* this was their reader */
     return rc;
+}
+
+/* A deterministic device's products take inputs in parts, whose halves would lie elsewhere. */
+struct cuda_halves cuda_halves_for(struct device *d, const struct linear_readers *readers,
+                                   const float *of, int n, bool all)
+{
+    const struct cuda_halves none = {};
+    struct cuda_halves made = {};
+    int64_t cols = readers->n ? readers->w[0]->cols : 0;
+    if (d->made.of == of)
+        d->made.of = NULL;
+    if (d->deterministic || d->made.of || !cols || cols % CUDA_CHUNK)
+        return none;
+    for (int i = 0; i < readers->n; i++) {
+        const struct matrix *w = readers->w[i];
+        if (!w->packed || w->cols != cols)
+            return none;
+        struct cuda_halves h = halves_of(d, w, n, way_of(d, w, n));
+        if (!h.high || ((h.low || h.sums) && !all) || (i && h.bf16 != made.bf16))
+            return none;
+        made.high = h.high;
+        made.low = made.low ? made.low : h.low;
+        made.sums = made.sums ? made.sums : h.sums;
+        made.bf16 = h.bf16;
+    }
+    d->made.of = of;
+    d->made.n = n;
+    d->made.cols = cols;
+    d->made.halves = made;
+    return made;
 }
 
 /* The matrices of an expert are of one format, but nothing in a file says so. */

@@ -209,7 +209,7 @@ static int run_pairs(struct device *d, const struct moe_args *a, const struct pa
                              .jobs = {{&a->gate[0], NULL, p->gate}, {&a->up[0], NULL, p->up}}};
     struct linear_args out = {.in = p->gate, .n = 1, .add = false, .n_jobs = 1,
                               .jobs = {{&a->down[0], NULL, p->out}}};
-    struct act_mul_args act = {p->gate, p->up, pairs, a->ffn, a->act};
+    struct act_mul_args act = {p->gate, p->up, pairs, a->ffn, a->act, {0, {NULL}}};
     if (cuda_linear_experts(d, &in, &inner) || cuda_act_mul(d, &act) ||
         cuda_linear_experts(d, &out, &outer))
         return -1;
@@ -245,7 +245,7 @@ static int run_expert(struct device *d, const struct moe_args *a, const struct p
                              .jobs = {{&a->gate[e], NULL, p->gate}, {&a->up[e], NULL, p->up}}};
     struct linear_args out = {.in = p->gate, .n = n, .add = false, .n_jobs = 1,
                               .jobs = {{&a->down[e], NULL, p->out}}};
-    struct act_mul_args act = {p->gate, p->up, n, a->ffn, a->act};
+    struct act_mul_args act = {p->gate, p->up, n, a->ffn, a->act, {1, {&a->down[e]}}};
     CUDA_LAUNCH(take_rows, dim3((unsigned)n), dim3(THREADS), 0, d->stream, p->in, a->in, rows,
                 a->dim);
     if (cuda_linear(d, &in) || cuda_act_mul(d, &act) || cuda_linear(d, &out))

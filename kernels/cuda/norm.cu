@@ -2,6 +2,7 @@
  * (the heads of q and k) a warp each; a thread's share of a row is read once, into registers, and
  * so are its weights, as no load passes a store; a row's sum has one order whatever n is. The
  * product behind a norm may begin to fetch weights while it runs (grid_trigger). */
+#include "kernels/cuda/halves.cuh"
 #include "kernels/cuda/ptx.cuh"
 
 enum { THREADS = 256, WARPS = THREADS / CUDA_WARP, SHORT = 512, KEPT = 32 };
@@ -33,8 +34,8 @@ static __global__ void norm_long(float *out, const float *in, const float *weigh
 
 /* Rows of up to 4 * THREADS * KEPT / 8 floats on 16 bytes: loads are wide and done once. */
 template <bool ADD>
-static __global__ void norm_wide(float *out, const float *in, const float *weight, int dim,
-                                 float eps)
+static __global__ void norm_wide(float *out, struct cuda_halves halves, const float *in,
+                                 const float *weight, int dim, float eps)
 {
     CUDA_SHARED(float, scratch);
     const float4 *from = (const float4 *)(in + (int64_t)blockIdx.x * dim);
@@ -77,7 +78,10 @@ static __global__ void norm_wide(float *out, const float *in, const float *weigh
             y.y += x.y * scale * weights[j].y;
             y.z += x.z * scale * weights[j].z;
             y.w += x.w * scale * weights[j].w;
-            to[i] = y;
+            if (!ADD && halves.high) /* whole warps are here: dim is a multiple of 128 */
+                store_all(&halves, (int64_t)blockIdx.x * dim + 4 * i, y);
+            else
+                to[i] = y;
         }
     }
 }
@@ -122,12 +126,15 @@ template <bool ADD> static void run(struct device *d, const struct norm_args *a)
     bool wide = a->dim % 4 == 0 && a->dim <= THREADS * KEPT && ((uintptr_t)a->in & 15) == 0 &&
                 ((uintptr_t)a->out & 15) == 0 && ((uintptr_t)a->weight & 15) == 0;
     size_t shared = WARPS * sizeof(float);
+    const struct linear_readers none = {};
+    bool may = wide && a->dim > SHORT && !ADD;
+    struct cuda_halves halves = cuda_halves_for(d, may ? &a->readers : &none, a->out, a->n, true);
     if (a->dim <= SHORT)
         CUDA_LAUNCH_EARLY(norm_short<ADD>, dim3((unsigned)((a->n + WARPS - 1) / WARPS)),
                           dim3(THREADS), 0, d, a->out, a->in, a->weight, a->n, a->dim, a->eps);
     else if (wide)
         CUDA_LAUNCH_EARLY(norm_wide<ADD>, dim3((unsigned)a->n), dim3(THREADS), shared, d, a->out,
-                          a->in, a->weight, a->dim, a->eps);
+                          halves, a->in, a->weight, a->dim, a->eps);
     else
         CUDA_LAUNCH_EARLY(norm_long<ADD>, dim3((unsigned)a->n), dim3(THREADS), shared, d, a->out,
                           a->in, a->weight, a->dim, a->eps);

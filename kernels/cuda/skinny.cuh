@@ -11,6 +11,7 @@
 #ifndef SIROCCO_KERNELS_CUDA_SKINNY_CUH
 #define SIROCCO_KERNELS_CUDA_SKINNY_CUH
 
+#include "kernels/cuda/halves.cuh"
 #include "kernels/cuda/ptx.cuh"
 #include "kernels/cuda/quant.cuh"
 
@@ -45,30 +46,6 @@ static __device__ __forceinline__ struct skinny_out skinny_out_of(struct skinny_
     return o;
 }
 
-template <bool BF16> static __device__ __forceinline__ uint32_t pack_pair(float low, float high)
-{
-    return BF16 ? pack_bf16(low, high) : pack_f16(low, high);
-}
-template <bool BF16> static __device__ __forceinline__ float first_of(uint32_t pair)
-{
-    return BF16 ? __uint_as_float(pair << 16) : f16_float((uint16_t)pair);
-}
-template <bool BF16> static __device__ __forceinline__ float second_of(uint32_t pair)
-{
-    return BF16 ? __uint_as_float(pair & 0xffff0000u) : f16_float((uint16_t)(pair >> 16));
-}
-
-/* Two inputs as a pair, high and low parts. */
-template <bool BF16>
-static __device__ __forceinline__ void split_pair(float a, float b, uint32_t *high, uint32_t *low)
-{
-    if (!BF16) {
-        a = saturate_f16(a);
-        b = saturate_f16(b);
-    }
-    *high = pack_pair<BF16>(a, b);
-    *low = pack_pair<BF16>(a - first_of<BF16>(*high), b - second_of<BF16>(*high));
-}
 /* Eight inputs as four pairs. */
 template <bool BF16>
 static __device__ __forceinline__ void split_eight(const float x[8], uint32_t high[4],

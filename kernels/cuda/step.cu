@@ -376,6 +376,7 @@ int cuda_step_begin(struct device *d, const struct step_args *a)
         return -1;
     if (d->in_step)
         return cuda_fail(d, "a step began inside a step");
+    d->made.of = NULL;
     /* the runtime knows a current GPU per thread, and open ran on another one */
     if (cuda_check(d, cudaSetDevice(d->gpu), "the GPU"))
         return -1;

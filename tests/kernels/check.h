@@ -84,6 +84,7 @@ void check_gather(void);
 void check_pick(void);
 void check_draw(void);
 void check_plugin(void);
+void check_readers(void);
 void check_bench(void);
 
 #endif

@@ -25,7 +25,7 @@ static void one(int level, int n, int dim, enum activation act)
         in[i] *= i % 3 ? 3 : 30;
     memcpy(out, in, size * sizeof *out);
     memcpy(again, in, size * sizeof *out);
-    struct act_mul_args a = {out, up, n, dim, act};
+    struct act_mul_args a = {out, up, n, dim, act, {0}};
     check_expect(k->act_mul(check_device(level, 1), &a) == 0, "runs");
     for (size_t i = 0; i < size; i++) {
         double y = reference(in[i], act) * up[i];
@@ -34,7 +34,7 @@ static void one(int level, int n, int dim, enum activation act)
                      (double)in[i], (double)up[i], (double)out[i], y);
     }
     for (int i = 0; i < n; i++) {
-        struct act_mul_args b = {again + i * dim, up + i * dim, 1, dim, act};
+        struct act_mul_args b = {again + i * dim, up + i * dim, 1, dim, act, {0}};
         k->act_mul(check_device(level, 1 + i % 3), &b);
     }
     check_same(again, out, size, "row by row");
@@ -51,7 +51,7 @@ static void extremes(int level)
         for (int i = 0; i < N; i++)
             up[i] = 1;
         memcpy(out, in, sizeof in);
-        struct act_mul_args a = {out, up, 1, N, (enum activation)act};
+        struct act_mul_args a = {out, up, 1, N, (enum activation)act, {0}};
         check_kernels(level)->act_mul(check_device(level, 1), &a);
         check_expect(isnan(out[0]), "NaN stays NaN");
         for (int i = 1; i < N; i++) {

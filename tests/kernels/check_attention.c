@@ -117,7 +117,7 @@ static void run(struct setup *s, struct device *d, float *out, const struct atte
                 int n_seqs)
 {
     struct attention_args a = {out, s->q, seqs, n_seqs, heads(s), 1, s->window, scale_of(s),
-                               s->softcap};
+                               s->softcap, {0}};
     check_expect(check_kernels(s->level)->attention(d, &a) == 0, "runs: %s",
                  check_kernels(s->level)->device_error(d));
 }
@@ -299,7 +299,7 @@ static void check_layers(int level, enum quant_type type)
         int layer = i / BLOCKS, block = i % BLOCKS;
         int32_t blocks[2] = {block, block ^ 1};
         struct attention_seq seq = {0, 1, 2 * BLOCK, blocks};
-        struct attention_args a = {out, q, &seq, 1, KV, layer, 0, 1.0f / DIM, 0};
+        struct attention_args a = {out, q, &seq, 1, KV, layer, 0, 1.0f / DIM, 0, {0}};
         double own = (layer + block) % 2 ? high : 1 - high;
         double wanted = own * (1 + i) + (1 - own) * (1 + (i ^ 1));
         for (int j = 0; j < KV * DIM; j++)
@@ -325,7 +325,7 @@ static void check_slices(void)
         return;
     check_case("attention: slices of one decode");
     float *q = check_normals(HEADS * DIM), *out = check_floats(HEADS * DIM);
-    struct attention_args a = {out, q, &seq, 1, HEADS, 0, 0, 0.1f, 0};
+    struct attention_args a = {out, q, &seq, 1, HEADS, 0, 0, 0.1f, 0, {0}};
     check_expect(!kernels_cpu()->kv_open(d, &kv) && !kernels_cpu()->attention(d, &a), "runs");
     check_expect(d->attention_plan[1].slice == KV * CONTEXT / CPU_ATTENTION_PART &&
                      d->attention_plan[1].slice >= 64 && d->attention_plan[1].merge == KV,

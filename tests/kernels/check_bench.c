@@ -267,7 +267,7 @@ static void bench_attention(int level, enum quant_type type)
         for (int b = 0; b < CONTEXT / BLOCK; b++)
             blocks[i][b] = b * SEQS + i;
     }
-    struct attention_bench b = {d, {out, q, seqs, SEQS, HEADS, 0, 0, 0.09f, 0}};
+    struct attention_bench b = {d, {out, q, seqs, SEQS, HEADS, 0, 0, 0.09f, 0, {0}}};
     double decode = timed(attention_call, &b);
     double bytes = 2.0 * SEQS * CONTEXT * KV * DIM * (double)quant_row_bytes(type, 1);
     seqs[0].q_len = PROMPT;
@@ -313,7 +313,8 @@ static void bench_rows(struct device *d, const char *level)
 {
     static float x[32768], y[32768], z[32768];
     struct pick_result result;
-    struct row_bench b = {d, {y, x, z, 1, 256, 1e-5f, false}, {y, x, 1, 768, ACTIVATION_SILU},
+    struct row_bench b = {d, {y, x, z, 1, 256, 1e-5f, false, {0}},
+                          {y, x, 1, 768, ACTIVATION_SILU, {0}},
                           {z, &result, 1, 4096, 0}};
 
     check_fill(x, 32768);
@@ -357,14 +358,14 @@ static void step_call(void *arg)
     struct step_bench *b = arg;
     int64_t slot = STEP_CONTEXT - 1;
     struct attention_seq seq = {0, 1, STEP_CONTEXT, b->blocks};
-    struct norm_args norm = {b->y, b->x, b->weight, 1, STEP_DIM, 1e-5f, false};
-    struct act_mul_args act = {b->g, b->u, 1, STEP_FFN, ACTIVATION_SILU};
+    struct norm_args norm = {b->y, b->x, b->weight, 1, STEP_DIM, 1e-5f, false, {0}};
+    struct act_mul_args act = {b->g, b->u, 1, STEP_FFN, ACTIVATION_SILU, {0}};
     struct pick_args pick = {b->logits, &b->pick, 1, STEP_VOCAB, 0};
 
     for (int layer = 0; layer < STEP_LAYERS; layer++) {
         struct rope_store_args rope = {b->qv, b->kv, b->vv, b->cos_sin, &slot, 1, STEP_HEADS,
                                        STEP_HEAD / 2, layer, false, NULL};
-        struct attention_args attention = {b->a, b->qv, &seq, 1, STEP_HEADS, layer, 0, 0.1f, 0};
+        struct attention_args attention = {b->a, b->qv, &seq, 1, STEP_HEADS, layer, 0, 0.1f, 0, {0}};
         k->norm(b->d, &norm);
         step_linear(b, b->y, false, &b->q, b->qv, &b->k, b->kv, &b->v, b->vv);
         k->rope_store(b->d, &rope);

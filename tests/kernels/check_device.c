@@ -56,7 +56,7 @@ static void latch(void)
 
     check_case("device: errors latch");
     struct kv_options kv = {1, 1, 4, 2, 8, QUANT_F32};
-    struct norm_args norm = {y, x, x, 1, 4, 1e-5f, false};
+    struct norm_args norm = {y, x, x, 1, 4, 1e-5f, false, {0}};
     check_expect(k->kv_bytes_per_block(&kv) == 2 * 8 * 4 * 4, "bytes per block");
     check_expect(!k->kv_open(d, &kv) && !k->norm(d, &norm) && !k->sync(d), "good calls");
     check_expect(k->device_error(d)[0] == 0, "no error yet");

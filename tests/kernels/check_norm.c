@@ -16,7 +16,7 @@ static void one(int level, int dim, int n, bool add)
     float *before = check_normals(size), *out = check_floats(size), *again = check_floats(size);
     if (add)
         memcpy(out, before, size * sizeof *out);
-    struct norm_args a = {out, in, weight, n, dim, 1e-5f, add};
+    struct norm_args a = {out, in, weight, n, dim, 1e-5f, add, {0}};
     check_expect(k->norm(d, &a) == 0, "runs");
     for (int i = 0; i < n; i++) {
         double sum = 0;
@@ -35,7 +35,7 @@ static void one(int level, int dim, int n, bool add)
     for (int i = 0; i < n; i++) {
         float *row = again + i * dim;
         memcpy(row, (add ? before : in) + i * dim, (size_t)dim * sizeof *row);
-        struct norm_args b = {row, add ? in + i * dim : row, weight, 1, dim, 1e-5f, add};
+        struct norm_args b = {row, add ? in + i * dim : row, weight, 1, dim, 1e-5f, add, {0}};
         k->norm(check_device(level, 1 + i % 3), &b);
     }
     check_same(again, out, size, "row by row");
@@ -56,7 +56,7 @@ void check_norm(void)
         check_case("norm %s: NaN reaches the row's outputs", check_level_names[level]);
         float *in = check_normals(80), *weight = check_normals(40), *out = check_floats(80);
         in[37] = NAN;
-        struct norm_args a = {out, in, weight, 2, 40, 1e-5f, false};
+        struct norm_args a = {out, in, weight, 2, 40, 1e-5f, false, {0}};
         check_kernels(level)->norm(check_device(level, 1), &a);
         for (int i = 0; i < 80; i++)
             check_expect(isnan(out[i]) == (i < 40), "value %d", i);

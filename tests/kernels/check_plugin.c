@@ -67,7 +67,7 @@ static void latch(const struct kernels *k)
 
     check_case("plugin: errors latch");
     float *x = k->alloc(d, sizeof host), *y = k->alloc(d, sizeof host);
-    struct norm_args norm = {y, x, x, 1, 4, 1e-5f, false}, bad = {y, host, x, 1, 4, 1e-5f, false};
+    struct norm_args norm = {y, x, x, 1, 4, 1e-5f, false, {0}}, bad = {y, host, x, 1, 4, 1e-5f, false, {0}};
     check_expect(!k->norm(d, &norm) && !k->sync(d) && !k->device_error(d)[0], "good calls");
     check_expect(k->norm(d, &bad) == -1 && k->device_error(d)[0], "plain memory is refused");
     check_expect(k->norm(d, &norm) == -1 && k->sync(d) == -1 && !k->alloc(d, 8), "it stays so");
@@ -154,8 +154,8 @@ static int small_ops(const struct kernels *k, const struct small *s, const struc
     struct rope_table_args table = {s->cos_sin, a->pos, inv, a->n, FREQS, 1};
     struct rope_store_args store = {s->q, s->k, s->v, s->cos_sin, a->slots, a->n, HEADS, FREQS, 0,
                                     false, a->q_scale};
-    struct attention_args attention = {s->out, s->q, a->seqs, a->n_seqs, HEADS, 0, 0, 0.2f, 0};
-    struct norm_args norm = {s->q, s->out, s->norm, a->n, DIM, 1e-5f, false};
+    struct attention_args attention = {s->out, s->q, a->seqs, a->n_seqs, HEADS, 0, 0, 0.2f, 0, {0}};
+    struct norm_args norm = {s->q, s->out, s->norm, a->n, DIM, 1e-5f, false, {0}};
     struct linear_args linear = {.in = s->q, .n = a->n, .n_jobs = 1, .jobs = {{&s->w, NULL, s->y}}};
     return k->embed(s->d, &q) || k->embed(s->d, &key) || k->embed(s->d, &v) ||
            k->rope_table(s->d, &table) || k->rope_store(s->d, &store) ||

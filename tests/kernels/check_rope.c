@@ -67,7 +67,7 @@ static void stored(int level, struct device *d, const struct shape *s, const int
         blocks[0] = block;
         float *out = check_floats(width);
         struct attention_seq seq = {0, 1, offset + 1, blocks};
-        struct attention_args a = {out, q + (size_t)i * width, &seq, 1, s->n_heads, 1, 1, 1, 0};
+        struct attention_args a = {out, q + (size_t)i * width, &seq, 1, s->n_heads, 1, 1, 1, 0, {0}};
         check_expect(check_kernels(level)->attention(d, &a) == 0, "runs");
         for (int h = 0; h < s->n_heads; h++)
             for (int j = 0; j < s->head_dim; j++) {
