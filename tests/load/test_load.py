@@ -4,15 +4,17 @@ nothing is left behind. 64 clients x 20 requests, random lengths, random disconn
 from __future__ import annotations
 
 import json
+import os
 import random
 import socket
 import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
 
 import pytest
-from conftest import BINARY, SANITIZED, SLOWER, serving
+from conftest import BINARY, ROOT, SANITIZED, SLOWER, serving
 
 CLIENTS, REQUESTS = 64, 20
 SUBJECTS = ["a fox", "the sea", "a red boat", "an old king", "two cats", "a lost key", "the moon",
@@ -131,6 +133,29 @@ def test_concurrent_streams_are_exact_and_leave_nothing(device):
         while server.fds() > fds and time.monotonic() < end:  # closed by us, not yet seen there
             time.sleep(0.01)
         assert server.fds() <= fds
+        assert server.metric("sirocco_kv_blocks_used") == 0
+
+
+def test_streams_over_an_emulated_gpu(tmp_path):
+    """The same with the CUDA backend's kernels on the host (tests/cuda_emu) and a tiny random model:
+    steps run ahead, decodes are captured, and who comes and goes changes nobody's text."""
+    plugin = os.environ.get("SIROCCO_TEST_PLUGIN", "")
+    if SANITIZED or not Path(plugin).is_file():
+        pytest.skip("the emulated CUDA plugin is not built")
+    sizes = "--dim 128 --heads 4 --kv-heads 2 --head-dim 32 --ffn 256 --layers 2 --vocab 4096 --context 1024"
+    subprocess.run([sys.executable, "scripts/make_random_model", "--preset", "mistral-7b", "--type", "bf16",
+                    *sizes.split(), tmp_path / "model"],
+                   cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+    bodies = [{"messages": [{"role": "user", "content": f"Tell me about {subject}" + " ." * i * 5}],
+               "temperature": 0 if length < 17 else 0.8, "seed": i, "max_tokens": length, "ignore_eos": True}
+              for i, subject in enumerate(SUBJECTS[:5]) for length in (1, 6, 17)]
+    with serving("--model", str(tmp_path / "model"), "--device", "cuda", "--cuda-plugin", plugin,
+                 "--max-seqs", "24", "--kv-cache-bytes", "2m", "--max-model-len", "512",
+                 "--log-level", "warn", "--deterministic") as server:
+        solo = [stream(server, body, None) for body in bodies]
+        failures = wave(server, bodies, solo, 3, 24, 2, True)
+        assert not failures, failures[:5]
+        server.wait_idle()
         assert server.metric("sirocco_kv_blocks_used") == 0
 
 
