@@ -18,6 +18,12 @@ struct planes {
     int *odd; /* set where something is out of the ordinary, see matrix_odd */
 };
 
+/* Volatile: threads of many blocks may do so at once, which plain stores may not. */
+static __device__ __forceinline__ void set_odd(const struct planes *p)
+{
+    *(volatile int *)p->odd = 1;
+}
+
 /* The scales of (row, chunk) of the formats with float32 ones; at: the chunk's first block. */
 static __device__ void repack_floats(const struct quant_view *v, const struct planes *p,
                                      const uint8_t *at, const uint8_t *first, int64_t place,
@@ -34,13 +40,13 @@ static __device__ void repack_floats(const struct quant_view *v, const struct pl
         if (v->type == QUANT_F8_128) {
             to[0] = bits;
             if (inside && bits != raw_u32(first))
-                *p->odd = 1;
+                set_odd(p);
             if (chunk == 0)
                 p->row_scales[row] = __uint_as_float(bits);
             return;
         }
         if (z < -MATRIX_CENTER_MAX || z > MATRIX_CENTER_MAX)
-            *p->odd = 1;
+            set_odd(p);
         uint32_t center = float_f16((float)(one + z));
         to[2 * i] = bits;
         to[2 * i + 1] = center << 16 | center;
@@ -132,7 +138,7 @@ static __global__ void repack(struct quant_view v, struct planes to, int64_t row
         for (int i = 0; i < 8; i++) {
             codes[8 * t + i] = words[i];
             if (((words[i] & 0x7f7f7f7fu) + 0x01010101u) & 0x80808080u) /* one of the four is NaN */
-                *to.odd = 1;
+                set_odd(&to);
         }
     } else {
         bool eight = tile_eight(v.type);

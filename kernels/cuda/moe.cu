@@ -120,6 +120,7 @@ static __global__ void route(const float *logits, int32_t *ids, float *weights, 
         }
         /* lanes may disagree over NaN */
         int index = __shfl_sync(0xffffffffu, best.index, 0);
+        __syncwarp(); /* all have looked */
         if (lane == 0)
             chosen[index] = 1;
     }
