@@ -96,7 +96,9 @@ KERNEL_TEST := $(if $(wildcard tests/kernels/*.c),$(BUILD)/tests/kernels/check)
 SIM := $(if $(wildcard tests/sim/*.c),$(BUILD)/tests/sim/sim)
 # kernels/cuda compiled for the host: a plugin whose kernels run thread by thread (tests/cuda_emu)
 EMU := $(if $(CUDA_SRC),$(BUILD)/tests/cuda_emu/sirocco-cuda.so)
-TEST_BINARIES := $(UNIT) $(GOLDEN) $(KERNEL_TEST) $(SIM) $(REPLAY) $(EMU)
+# the same under tests/cuda_emu/sanitize.cc, which knows the calls that gcc makes
+EMU_SAN := $(if $(EMU),$(if $(SAN)$(findstring clang,$(CXX)),,$(basename $(EMU))-san.so))
+TEST_BINARIES := $(UNIT) $(GOLDEN) $(KERNEL_TEST) $(SIM) $(REPLAY) $(EMU) $(EMU_SAN)
 
 .PHONY: all run test tidy bench fuzz clean install test-binaries libs
 .SECONDARY:
@@ -209,6 +211,28 @@ $(EMU): $(EMU_OBJ)
 $(BUILD)/emu/%.o: %.cu
 	@mkdir -p $(@D)
 	$(CXX) -x c++ $(EMU_FLAGS) -c -o $@ $<
+
+# The same, watched by tests/cuda_emu/sanitize.cc: the compiler calls it at each load and store.
+EMU_SAN_OBJ := $(patsubst $(BUILD)/emu/%,$(BUILD)/emu-san/%,$(EMU_OBJ))
+EMU_SAN_FLAGS = $(subst -O3,-O1,$(EMU_FLAGS)) -DCUDA_EMU_SAN -fsanitize=alignment,bounds,shift \
+                -fno-sanitize-recover=all -fsanitize=thread \
+                --param tsan-instrument-func-entry-exit=0 --param tsan-distinguish-volatile=1
+
+$(BUILD)/tests/cuda_emu/sirocco-cuda-san.so: $(EMU_SAN_OBJ)
+	@mkdir -p $(@D)
+	$(CXX) -shared -Wl,-Bsymbolic -fsanitize=undefined -o $@ $^ -lm -lpthread -ldl
+
+$(BUILD)/emu-san/%.o: %.cu
+	@mkdir -p $(@D)
+	$(CXX) -x c++ $(EMU_SAN_FLAGS) -c -o $@ $<
+
+$(BUILD)/emu-san/tests/cuda_emu/planted.o: tests/cuda_emu/planted.cc
+	@mkdir -p $(@D)
+	$(CXX) $(EMU_SAN_FLAGS) -c -o $@ $<
+
+$(BUILD)/emu-san/%.o: %.cc
+	@mkdir -p $(@D)
+	$(CXX) $(EMU_FLAGS) -DCUDA_EMU_SAN -c -o $@ $<
 
 $(BUILD)/emu/%.o: %.cc
 	@mkdir -p $(@D)

@@ -54,7 +54,8 @@ void *cuda_take(struct device *d, size_t bytes, bool zeroed)
 {
     if (cuda_failed(d) || bytes > d->arena_bytes)
         return NULL;
-    bytes = ((bytes ? bytes : 1) + CUDA_ALIGN - 1) / CUDA_ALIGN * CUDA_ALIGN;
+    size_t asked = bytes;
+    bytes = ((bytes ? bytes : 1) + CUDA_SPAN_GAP + CUDA_ALIGN - 1) / CUDA_ALIGN * CUDA_ALIGN;
     struct cuda_span *s = d->spans;
     while (s && (s->used || s->bytes < bytes))
         s = s->next;
@@ -70,7 +71,8 @@ void *cuda_take(struct device *d, size_t bytes, bool zeroed)
     }
     s->used = true;
     void *memory = d->arena + s->at;
-    if (zeroed && cuda_check(d, cudaMemsetAsync(memory, 0, bytes, d->stream), "cudaMemset"))
+    CUDA_SPAN(memory, asked, zeroed);
+    if (zeroed && cuda_check(d, cudaMemsetAsync(memory, 0, asked, d->stream), "cudaMemset"))
         return NULL;
     return memory;
 }
@@ -96,6 +98,7 @@ void cuda_give(struct device *d, void *memory)
     }
     if (!s)
         return;
+    CUDA_SPAN_END(memory);
     s->used = false;
     join_next(s);
     if (before)
@@ -228,6 +231,11 @@ static int device_reserve(struct device *d, int n_max, int cols_max)
     d->counters = (int *)cuda_take(d, CUDA_COUNTERS * sizeof(int), true);
     d->picks =
         (struct pick_result *)cuda_take(d, (size_t)n_max * sizeof(struct pick_result), false);
+    CUDA_SCRATCH(d->split_high, n * cols * sizeof(uint16_t));
+    CUDA_SCRATCH(d->split_low, n * cols * sizeof(uint16_t));
+    CUDA_SCRATCH(d->split_sums, n * (cols / 32) * sizeof(float));
+    CUDA_SCRATCH(d->partial, PARTIAL_BYTES);
+    CUDA_SCRATCH(d->picks, (size_t)n_max * sizeof(struct pick_result));
     size_t routes = (size_t)n_max * CUDA_EXPERTS_USED_MAX * 3 * sizeof(int32_t);
     d->routes = (int32_t *)device_host_alloc(d, routes);
     if (!d->routes || !d->split_high || !d->split_low || !d->split_sums || !d->dequantized ||

@@ -17,6 +17,13 @@
 #define CUDA_SHARED(type, name)                                                                    \
     extern __shared__ __align__(128) unsigned char cuda_shared_memory[];                           \
     type *name = (type *)cuda_shared_memory
+#define CUDA_SPAN(at, bytes, zeroed) ((void)0) /* to the emulation's checks: a span came, went */
+#define CUDA_SPAN_END(at) ((void)0)
+#define CUDA_SCRATCH(at, bytes) ((void)0) /* nothing stays there when the stream is waited for */
+#define CUDA_ANY_VALUE(at, bytes) ((void)0) /* this may be read unwritten: nothing comes of it */
+#endif
+#ifndef CUDA_SPAN_GAP
+#define CUDA_SPAN_GAP 0 /* bytes between spans, for the same */
 #endif
 
 #include <stdint.h>

@@ -110,6 +110,7 @@ static __global__ void __launch_bounds__(SKINNY_THREADS, (quant_blocks<T, N>()))
     int g = lane / 4, t = lane % 4, chunk = warp, stage = 0;
     struct meeting<N> *m = &meetings[warp];
     char *ring = (char *)(meetings + SKINNY_WARPS) + warp * STAGES * BYTES;
+    CUDA_ANY_VALUE(m, sizeof *m); /* of inputs that are not there */
     float acc[1][1][4] = {};
     float4 ahead[N];
 

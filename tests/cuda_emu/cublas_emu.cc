@@ -7,6 +7,7 @@
 #include <stdlib.h>
 
 #include "kernels/quant.h"
+#include "tests/cuda_emu/sanitize.h"
 
 static void set(void *to, const void *from, size_t room, size_t bytes)
 {
@@ -158,6 +159,27 @@ struct product {
     float alpha, beta;
 };
 
+/* What of its operands the library may touch. */
+static void watch(const product &p, int32_t part)
+{
+    size_t w = bytes_of(p.w.type), in = bytes_of(p.in.type);
+    for (int64_t r = 0; r < (int64_t)p.out.rows; r++)
+        san_library(p.at_w + (part * p.w.step + r * p.w.ld) * (int64_t)w, p.w.rows * w, false);
+    for (int64_t i = 0; i < (int64_t)p.out.cols; i++) {
+        float *out = p.at_out + part * p.out.step + i * p.out.ld;
+        san_library(p.at_in + (part * p.in.step + i * p.in.ld) * (int64_t)in, p.w.rows * in, false);
+        if (p.beta != 0)
+            san_library(out, p.out.rows * sizeof *out, false);
+        san_library(out, p.out.rows * sizeof *out, true);
+    }
+    if (p.desc.scales[0])
+        san_library(p.desc.scales[0], p.out.rows * sizeof(float), false);
+    if (p.desc.scales[1])
+        san_library(p.desc.scales[1], p.out.cols * sizeof(float), false);
+    if (p.desc.epilogue == CUBLASLT_EPILOGUE_BIAS)
+        san_library(p.desc.bias, p.out.rows * (p.w.type == CUDA_R_8F_E4M3 ? 2 : 4), false);
+}
+
 static void multiply(const product &p, int32_t part)
 {
     const void *w = p.at_w + part * p.w.step * (int64_t)bytes_of(p.w.type);
@@ -199,8 +221,11 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t desc, const
     product p = {*desc,           *a_layout, *b_layout,           *out_layout, (const char *)a,
                  (const char *)b, (float *)out, *(const float *)alpha, *(const float *)beta};
     emu_enqueue([=] {
-        for (int32_t i = 0; i < p.out.count; i++)
+        san_launch("cublasLtMatmul", false);
+        for (int32_t i = 0; i < p.out.count; i++) {
+            watch(p, i);
             multiply(p, i);
+        }
     });
     return CUBLAS_STATUS_SUCCESS;
 }

@@ -1,5 +1,6 @@
 /* cuda_emu: fibers, streams and tensor core operations on the host; see cuda_emu.h. One thread. */
 #include "tests/cuda_emu/cuda_emu.h"
+#include "tests/cuda_emu/sanitize.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -26,6 +27,7 @@ struct fiber {
     status state;
     emu_place place;
     int parity, group;
+    bool exchanges; /* at the warp's barrier: by a shuffle, which orders no memory */
     std::vector<copy> copies;
 };
 
@@ -85,6 +87,7 @@ static void leave(status state)
 extern "C" __attribute__((used, visibility("hidden"))) void emu_fiber_main(void)
 {
     (*body)();
+    san_thread_end();
     leave(DONE);
     abort();
 }
@@ -111,6 +114,7 @@ static void prepare(fiber *f)
     f->sp = top;
     f->state = READY;
     f->parity = f->group = 0;
+    f->exchanges = false;
     f->copies.clear();
 }
 
@@ -118,26 +122,33 @@ static void run(fiber *f)
 {
     current = f;
     emu_now = f->place;
+    san_thread(f->stack, STACK);
     emu_switch(&scheduler_sp, f->sp);
+    san_thread(NULL, 0);
 }
 
 /* Run a warp until all its threads are done or at the block's barrier. */
 static void run_warp(int first, int last, bool backwards)
 {
     for (;;) {
-        int ready = 0, at_warp = 0, at_block = 0;
+        int ready = 0, at_warp = 0, at_block = 0, exchanging = 0;
         for (int i = 0; i < last - first; i++) {
             fiber *f = &fibers[backwards ? last - 1 - i : first + i];
             if (f->state == READY)
                 run(f);
             ready += f->state == READY;
             at_warp += f->state == AT_WARP;
+            exchanging += f->state == AT_WARP && f->exchanges;
             at_block += f->state == AT_BLOCK;
         }
         if (at_warp && at_block)
             die("threads of a warp wait at different barriers");
         if (!at_warp)
             return;
+        if (exchanging && exchanging != at_warp)
+            die("some threads of a warp wait for __syncwarp and some for a shuffle");
+        if (!exchanging)
+            san_warp_arrived(first / LANES);
         for (int i = first; i < last; i++)
             if (fibers[i].state == AT_WARP)
                 fibers[i].state = READY;
@@ -153,6 +164,7 @@ static void run_block(dim3 block, dim3 block_dim, dim3 grid_dim, size_t shared, 
         fibers[i].place = {dim3((unsigned)i, 0, 0), block, block_dim, grid_dim, i % LANES,
                            i / LANES};
     }
+    san_block(shared_memory, shared, n);
     for (;;) {
         int waiting = 0;
         for (int w = 0; w < n_warps; w++) {
@@ -166,6 +178,7 @@ static void run_block(dim3 block, dim3 block_dim, dim3 grid_dim, size_t shared, 
             }
         if (!waiting)
             return;
+        san_block_arrived();
     }
 }
 
@@ -179,7 +192,9 @@ const unsigned char (*emu_exchange(const void *value, size_t bytes))[16]
     unsigned char(*mine)[16] = slots[f->place.warp][f->parity];
     memcpy(mine[f->place.lane], value, bytes);
     f->parity ^= 1;
-    emu_sync_warp();
+    f->exchanges = true;
+    leave(AT_WARP);
+    f->exchanges = false;
     return mine;
 }
 
@@ -238,6 +253,7 @@ void emu_ldmatrix(uint32_t r[4], const void *row, bool transposed)
     const unsigned char(*all)[16] = emu_exchange(&row, sizeof row);
     for (int i = 0; i < LANES; i++)
         memcpy(&rows[i], all[i], sizeof rows[i]);
+    san_warp_reads(row, 16, __builtin_return_address(0));
     int g = emu_now.lane / 4, t = emu_now.lane % 4;
     for (int i = 0; i < 4; i++) {
         uint16_t low, high;
@@ -257,6 +273,7 @@ void emu_copy_async(void *to, const void *from, int bytes)
     copy c = {to, {0}, 16, current->group};
     if ((uintptr_t)to % 16 || (bytes && (uintptr_t)from % 16))
         die("cp.async: an address is not on 16 bytes");
+    san_copy_asked(to, from, (size_t)bytes, __builtin_return_address(0));
     if (bytes)
         memcpy(c.bytes, from, (size_t)bytes);
     memset(to, 0xff, 16);
@@ -270,9 +287,10 @@ void emu_copy_wait(int groups_left)
     size_t kept = 0;
     for (size_t i = 0; i < current->copies.size(); i++) {
         copy &c = current->copies[i];
-        if (c.group < current->group - groups_left)
+        if (c.group < current->group - groups_left) {
             memcpy(c.to, c.bytes, (size_t)c.n);
-        else
+            san_copy_done(c.to);
+        } else
             current->copies[kept++] = c;
     }
     current->copies.resize(kept);
@@ -288,6 +306,10 @@ static std::vector<region> regions;
 
 static void protect(int access)
 {
+#ifdef CUDA_EMU_SAN
+    if (access == PROT_NONE) /* would take most of the time; the plain emulation does it */
+        return;
+#endif
     for (const region &r : regions)
         if (mprotect(r.at, r.bytes, access))
             die("mprotect failed");
@@ -313,6 +335,7 @@ void emu_enqueue(const std::function<void()> &work)
 {
     (capturing ? capturing->work : queue).push_back(work);
 }
+void emu_enqueue_now(const std::function<void()> &work) { queue.push_back(work); }
 
 static void drain()
 {
@@ -324,16 +347,20 @@ static void drain()
     for (size_t i = 0; i < now.size(); i++)
         now[i]();
     protect(PROT_NONE);
+    san_drained();
 }
 
-void emu_launch(dim3 grid, dim3 block, size_t shared, const std::function<void()> &work)
+void emu_launch(const emu_shape &shape, const std::function<void()> &work)
 {
+    dim3 grid = shape.grid, block = shape.block;
+    size_t shared = shape.shared;
     if (block.x < 1 || block.x > THREADS_MAX || block.y != 1 || block.z != 1 ||
         shared > SHARED_MAX || !grid.x || !grid.y || !grid.z || grid.y > 65535 || grid.z > 65535)
         die("a launch's shape is out of range");
     emu_enqueue([=] {
         bool backwards = n_launches++ % 2;
         body = &work;
+        san_launch(shape.name, shape.early);
         for (unsigned z = 0; z < grid.z; z++)
             for (unsigned y = 0; y < grid.y; y++)
                 for (unsigned x = 0; x < grid.x; x++)
@@ -377,8 +404,10 @@ cudaError_t cudaMalloc(void **at, size_t bytes)
                         0);
     if (r.at == MAP_FAILED)
         return cudaErrorMemoryAllocation;
+    madvise(r.at, r.bytes, MADV_HUGEPAGE); /* else protecting it takes longer than the kernels */
     *at = r.at;
     regions.push_back(r);
+    san_region(r.at, r.bytes);
     return cudaSuccess;
 }
 cudaError_t cudaFree(void *at)
@@ -386,6 +415,7 @@ cudaError_t cudaFree(void *at)
     drain();
     for (size_t i = 0; i < regions.size(); i++)
         if (regions[i].at == at) {
+            san_region_end(regions[i].at);
             munmap(at, regions[i].bytes);
             regions.erase(regions.begin() + (long)i);
             return cudaSuccess;
@@ -408,16 +438,38 @@ cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t n, cudaMemcpyKind
     if ((kind != cudaMemcpyHostToDevice) != on_device(from, n) ||
         (kind != cudaMemcpyDeviceToHost) != on_device(to, n))
         die("cudaMemcpyAsync: a pointer is not where its direction says");
-    emu_enqueue([=] { memcpy(to, from, n); });
+    bool up = kind == cudaMemcpyHostToDevice;
+    if (kind == cudaMemcpyDeviceToHost && !capturing)
+        memset(to, 0xff, n); /* until it is waited for */
+    std::string given = san_source(from, up && !capturing ? n : 0);
+    emu_enqueue([=] {
+        san_host(up ? to : from, n, up, "cudaMemcpyAsync");
+        if (!given.empty() && memcmp(given.data(), from, n))
+            san_complain("host memory changed before it was copied", NULL);
+        memcpy(to, from, n);
+    });
     return cudaSuccess;
 }
 cudaError_t cudaMemsetAsync(void *to, int value, size_t bytes, cudaStream_t)
 {
     if (!on_device(to, bytes))
         die("cudaMemsetAsync: not device memory");
-    emu_enqueue([=] { memset(to, value, bytes); });
+    emu_enqueue([=] {
+        san_host(to, bytes, true, "cudaMemsetAsync");
+        memset(to, value, bytes);
+    });
     return cudaSuccess;
 }
+#ifndef CUDA_EMU_SAN
+void emu_span(const void *at, size_t bytes, bool zeroed)
+{
+    if (!zeroed)
+        emu_enqueue_now([=] { memset((void *)at, 0xff, bytes); });
+}
+void emu_span_end(const void *) {}
+void emu_grid_wait() {}
+void emu_fence() {}
+#endif
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t *s, unsigned)
 {
     *s = NULL;

@@ -10,7 +10,8 @@
  * touches it faults. Threads of a warp that wait at different barriers end the process.
  *
  * The tensor core operations (mma, ldmatrix) and cp.async are emulated from the PTX ISA's fragment
- * tables; a cp.async's destination holds poison until it was waited for. */
+ * tables; a cp.async's destination holds poison until it was waited for. With CUDA_EMU_SAN each load
+ * and store of a kernel is checked, too (sanitize.cc). */
 #ifndef SIROCCO_TESTS_CUDA_EMU_H
 #define SIROCCO_TESTS_CUDA_EMU_H
 
@@ -37,7 +38,7 @@ struct dim3 {
     unsigned x, y, z;
     dim3(unsigned a = 1, unsigned b = 1, unsigned c = 1) : x(a), y(b), z(c) {}
 };
-struct uint2 {
+struct alignas(8) uint2 {
     unsigned x, y;
 };
 struct alignas(16) uint4 {
@@ -71,19 +72,38 @@ extern emu_place emu_now;
 void *emu_shared(); /* the block's dynamic shared memory */
 void emu_sync_block();
 void emu_sync_warp();
+void emu_grid_wait();
+void emu_fence();
 /* Every lane gives `bytes` bytes; returns all lanes' [32][16] after all have given theirs. */
 const unsigned char (*emu_exchange(const void *value, size_t bytes))[16];
-void emu_launch(dim3 grid, dim3 block, size_t shared, const std::function<void()> &body);
+struct emu_shape {
+    const char *name;
+    bool early; /* may start before the kernel before it has ended */
+    dim3 grid, block;
+    size_t shared;
+};
+void emu_launch(const emu_shape &shape, const std::function<void()> &body);
+#ifdef CUDA_EMU_SAN
+void emu_arguments(const void *at, size_t bytes); /* the kernel begins: its copy is made of these */
+#else
+static inline void emu_arguments(const void *, size_t) {}
+#endif
 
 /* As in CUDA, arguments are evaluated and copied now, and the kernel runs later. */
 template <typename... P, typename... A>
-static inline void emu_start(dim3 grid, dim3 block, size_t shared, void (*kernel)(P...), A... given)
+static inline void emu_start(const emu_shape &shape, void (*kernel)(P...), A... given)
 {
     std::tuple<P...> arguments(given...);
-    emu_launch(grid, block, shared, [=] { std::apply(kernel, arguments); });
+    emu_launch(shape, [=] {
+        void (*run)(P...) = kernel;
+        emu_arguments(&arguments, sizeof arguments);
+        std::apply(run, arguments);
+    });
 }
 #define CUDA_LAUNCH(kernel, grid, block, shared, stream, ...)                                      \
-    ((void)(stream), emu_start(grid, block, shared, kernel, __VA_ARGS__))
+    ((void)(stream), emu_start({#kernel, false, grid, block, shared}, kernel, __VA_ARGS__))
+#define CUDA_LAUNCH_EARLY(kernel, grid, block, shared, d, ...)                                     \
+    ((void)(d), emu_start({#kernel, true, grid, block, shared}, kernel, __VA_ARGS__))
 #define CUDA_SHARED(type, name) type *name = (type *)emu_shared()
 
 static inline void __syncthreads() { emu_sync_block(); }
@@ -129,6 +149,26 @@ static inline int __any_sync(unsigned mask, int predicate)
     return __ballot_sync(mask, predicate) != 0;
 }
 
+/* ---- cuda.cu's spans: what was handed out un-zeroed holds poison ---- */
+
+void emu_span(const void *at, size_t bytes, bool zeroed);
+void emu_span_end(const void *at);
+#define CUDA_SPAN(at, bytes, zeroed) emu_span(at, bytes, zeroed)
+#define CUDA_SPAN_END(at) emu_span_end(at)
+#define CUDA_SCRATCH(at, bytes) emu_scratch(at, bytes)
+#define CUDA_ANY_VALUE(at, bytes) emu_any_value(at, bytes)
+#ifdef CUDA_EMU_SAN
+#define CUDA_SPAN_GAP 256
+void emu_any_value(const void *at, size_t bytes);
+void emu_scratch(const void *at, size_t bytes);
+/* Of a span the first and the last `each` bytes are for the host alone; found by tests/kernels. */
+extern "C" __attribute__((visibility("default"))) void emu_guards(const void *at, size_t bytes,
+                                                                  size_t each);
+#else
+static inline void emu_any_value(const void *, size_t) {}
+static inline void emu_scratch(const void *, size_t) {}
+#endif
+
 /* ---- scalar functions of the device ---- */
 
 template <typename T> static inline T __ldg(const T *at) { return *at; }
@@ -151,7 +191,7 @@ static inline float __fmul_rn(float a, float b) { return a * b; }
 static inline float __fadd_rn(float a, float b) { return a + b; }
 static inline float __fsub_rn(float a, float b) { return a - b; }
 template <typename T> static inline T __ldcg(const T *at) { return *at; }
-static inline void __threadfence() {}
+static inline void __threadfence() { emu_fence(); }
 static inline unsigned __byte_perm(unsigned x, unsigned y, unsigned selector)
 {
     uint64_t bytes = (uint64_t)y << 32 | x;
@@ -161,8 +201,14 @@ static inline unsigned __byte_perm(unsigned x, unsigned y, unsigned selector)
     return out;
 }
 static inline int __popc(unsigned x) { return __builtin_popcount(x); }
-template <typename T> static inline T atomicAdd(T *at, T by)
+#ifdef CUDA_EMU_SAN
+void emu_atomic(void *at, size_t bytes);
+#else
+static inline void emu_atomic(void *, size_t) {}
+#endif
+template <typename T> __attribute__((no_sanitize("thread"))) T atomicAdd(T *at, T by)
 {
+    emu_atomic(at, sizeof *at);
     T before = *at;
     *at = before + by;
     return before;
@@ -226,8 +272,9 @@ void emu_copy_async(void *to_shared, const void *from, int bytes);
 void emu_copy_commit();
 void emu_copy_wait(int groups_left);
 
-/* ---- for cublas_emu.cc: work behind what is enqueued ---- */
+/* ---- for cublas_emu.cc: work behind what is enqueued; now: not part of what is captured ---- */
 
 void emu_enqueue(const std::function<void()> &work);
+void emu_enqueue_now(const std::function<void()> &work);
 
 #endif

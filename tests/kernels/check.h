@@ -55,6 +55,7 @@ double check_cuda_attention(enum quant_type type, int n); /* a sequence's part o
 /* hosted.c: the plugin at path behind a table for plain memory; NULL and one sentence in error. */
 const struct kernels *hosted_kernels(const char *path, char *error, size_t error_bytes);
 const struct kernels *hosted_plugin(void); /* the plugin's own table */
+void *hosted_symbol(const char *name); /* of the plugin, or NULL */
 
 /* Byte offsets of a block's float16 scales, the only one twice; none in MXFP4. */
 const int (*check_scales_at(enum quant_type type))[2];
@@ -83,6 +84,7 @@ void check_moe(void);
 void check_gather(void);
 void check_pick(void);
 void check_draw(void);
+void check_sanitize(void);
 void check_plugin(void);
 void check_readers(void);
 void check_bench(void);

@@ -1,6 +1,7 @@
 /* hosted: a plugin's ops for arrays in plain memory, so that the checks of the CPU backend run
  * against it as they are: every array is copied to the device between guards, and what an op may
  * write is copied back. One thread; one plugin at a time. The device is the plugin's own. */
+#include <dlfcn.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -11,6 +12,8 @@ enum { GUARD = 256, ARRAYS = 8, MATRICES = 64 };
 
 static const struct kernels *inner;
 static struct kernels table;
+static void *library;
+static void (*guards)(const void *at, size_t bytes, size_t each); /* of tests/cuda_emu, or NULL */
 
 struct array {
     char *host, *at; /* at: on the device, GUARD bytes in front and behind */
@@ -44,6 +47,8 @@ static void *send(struct call *c, const void *host, size_t bytes, bool written)
     memcpy(image + GUARD, host, bytes);
     c->failed |= inner->upload(c->d, at, image, bytes + 2 * GUARD) || inner->sync(c->d);
     free(image);
+    if (guards)
+        guards(at, bytes, GUARD);
     c->arrays[c->n_arrays++] = (struct array){(char *)(uintptr_t)host, at, bytes, written};
     return at + GUARD;
 }
@@ -252,6 +257,8 @@ const struct kernels *hosted_kernels(const char *path, char *error, size_t error
     inner = kernels_plugin(path, error, error_bytes);
     if (!inner)
         return NULL;
+    library = dlopen(path, RTLD_NOW | RTLD_NOLOAD);
+    *(void **)&guards = hosted_symbol("emu_guards");
     table = *inner;
     table.embed = hosted_embed;
     table.norm = hosted_norm;
@@ -268,6 +275,11 @@ const struct kernels *hosted_kernels(const char *path, char *error, size_t error
     table.matrix_load = hosted_matrix_load;
     table.matrix_free = hosted_matrix_free;
     return &table;
+}
+
+void *hosted_symbol(const char *name)
+{
+    return library ? dlsym(library, name) : NULL;
 }
 
 const struct kernels *hosted_plugin(void)

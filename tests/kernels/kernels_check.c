@@ -343,6 +343,7 @@ static const struct {
     {"act", check_act, true},       {"attention", check_attention, true},
     {"moe", check_moe, true},       {"gather", check_gather, true},
     {"pick", check_pick, true},     {"draw", check_draw, true},
+    {"sanitize", check_sanitize, true},
 };
 
 /* False: no plugin or no GPU, which is said as a skipped case. */
