@@ -17,13 +17,15 @@
 #define CUDA_SHARED(type, name)                                                                    \
     extern __shared__ __align__(128) unsigned char cuda_shared_memory[];                           \
     type *name = (type *)cuda_shared_memory
-#define CUDA_SPAN(at, bytes, zeroed) ((void)0) /* to the emulation's checks: a span came, went */
+/* To the emulation's checks: a span came, went; nothing stays there when the stream is waited for;
+ * this may be read unwritten, for nothing comes of it. */
+#define CUDA_SPAN(at, bytes, zeroed) ((void)0)
 #define CUDA_SPAN_END(at) ((void)0)
-#define CUDA_SCRATCH(at, bytes) ((void)0) /* nothing stays there when the stream is waited for */
-#define CUDA_ANY_VALUE(at, bytes) ((void)0) /* this may be read unwritten: nothing comes of it */
+#define CUDA_SCRATCH(at, bytes) ((void)0)
+#define CUDA_ANY_VALUE(at, bytes) ((void)(at), (void)(bytes))
 #endif
 #ifndef CUDA_SPAN_GAP
-#define CUDA_SPAN_GAP 0 /* bytes between spans, for the same */
+#define CUDA_SPAN_GAP 0 /* bytes between spans, for the same checks */
 #endif
 
 #include <stdint.h>

@@ -430,6 +430,13 @@ struct cuda_halves cuda_halves_for(struct device *d, const struct linear_readers
     d->made.n = n;
     d->made.cols = cols;
     d->made.halves = made;
+    /* readers take rows by eight; what is in those beyond n reaches no output */
+    size_t at = (size_t)n * (size_t)cols, more = (size_t)(-n & 7) * (size_t)cols;
+    CUDA_ANY_VALUE(made.high + at, more * sizeof *made.high);
+    if (made.low)
+        CUDA_ANY_VALUE(made.low + at, more * sizeof *made.low);
+    if (made.sums)
+        CUDA_ANY_VALUE(made.sums + at / 32, more / 32 * sizeof *made.sums);
     return made;
 }
 

@@ -89,6 +89,7 @@ static __global__ void __launch_bounds__(SKINNY_THREADS, N > 4 ? 2 : (int)FEW_BL
     int warp = (int)threadIdx.x / CUDA_WARP, lane = (int)threadIdx.x % CUDA_WARP;
     int g = lane / 4, t = lane % 4, col = warp * TURN;
     struct meeting<N> *m = &meetings[warp];
+    CUDA_ANY_VALUE(m, sizeof *m); /* of inputs that are not there */
     float acc[2][4] = {}, sum[1][1][4];
     float4 ahead[N];
     uint4 w[1][2][PIECES];

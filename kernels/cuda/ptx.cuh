@@ -24,7 +24,7 @@ static inline void copy_async_16(void *to_shared, const void *from, bool valid)
 static inline void copy_async_commit() { emu_copy_commit(); }
 template <int LEFT> static inline void copy_async_wait() { emu_copy_wait(LEFT); }
 static inline void grid_wait() { emu_grid_wait(); }
-static inline void grid_trigger() {}
+static inline void grid_trigger() { emu_grid_trigger(); }
 static inline uint4 load_once(const void *at) { return *(const uint4 *)at; }
 static inline uint4 load_once_if(const void *at, bool valid)
 {

@@ -468,6 +468,7 @@ void emu_span(const void *at, size_t bytes, bool zeroed)
 }
 void emu_span_end(const void *) {}
 void emu_grid_wait() {}
+void emu_grid_trigger() {}
 void emu_fence() {}
 #endif
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t *s, unsigned)

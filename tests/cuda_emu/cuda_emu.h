@@ -73,6 +73,7 @@ void *emu_shared(); /* the block's dynamic shared memory */
 void emu_sync_block();
 void emu_sync_warp();
 void emu_grid_wait();
+void emu_grid_trigger();
 void emu_fence();
 /* Every lane gives `bytes` bytes; returns all lanes' [32][16] after all have given theirs. */
 const unsigned char (*emu_exchange(const void *value, size_t bytes))[16];

@@ -32,14 +32,15 @@ static const struct plant plants[] = {
     {"a read before grid_wait", "before grid_wait"},
     {"a write before grid_wait", "before grid_wait"},
     {"no grid_wait", "ends without grid_wait"},
+    {"grid_trigger before grid_wait", "comes before grid_wait"},
     {"a vector load off its alignment", "misaligned"},
     {"a host buffer changed before its copy", "changed before it was copied"},
 };
 enum {
     NONE, BARRIER, BARRIER_BEFORE_WRITE, SYNCWARP, SHUFFLE, LDMATRIX, COPY_WAIT, COPY_BARRIER,
     SHARED_END, SHARED_UNWRITTEN, SPAN_END, SPAN_FREED, SPAN_UNWRITTEN, SCRATCH, HOST, SAME_PLACE,
-    OTHER_BLOCK, MEET_WRITE, MEET_READ, EARLY_READ, EARLY_WRITE, EARLY_NO_WAIT, MISALIGNED,
-    HOST_CHANGED
+    OTHER_BLOCK, MEET_WRITE, MEET_READ, EARLY_READ, EARLY_WRITE, EARLY_NO_WAIT, EARLY_TRIGGER,
+    MISALIGNED, HOST_CHANGED
 };
 
 static __global__ void within_block(int fault, const float *in, float *out)
@@ -118,6 +119,8 @@ static __global__ void follows(int fault, const float *weights, const float *mad
     float x = weights[t] + (fault == EARLY_READ ? made[t] : 0);
     if (fault == EARLY_WRITE)
         out[t] = x;
+    if (fault == EARLY_TRIGGER)
+        grid_trigger();
     if (fault != EARLY_NO_WAIT)
         grid_wait();
     if (fault != EARLY_NO_WAIT)

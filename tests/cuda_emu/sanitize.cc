@@ -595,6 +595,19 @@ void emu_scratch(const void *at, size_t bytes)
 
 void emu_any_value(const void *at, size_t bytes)
 {
+    if (!running) { /* the host says so of device memory: behind what is enqueued */
+        emu_enqueue([=] {
+            memory *m = bytes ? region_of(at) : NULL;
+            size_t from = m ? (size_t)((const char *)at - m->at) : 0;
+            for (size_t i = from; m && i < from + bytes; i++) {
+                if (m->states[i] == UNWRITTEN)
+                    m->states[i] = WRITTEN;
+                if (m->cells[i].w_epoch < drained)
+                    m->cells[i].w_epoch = drained;
+            }
+        });
+        return;
+    }
     size_t i = (size_t)((const char *)at - shared.at);
     for (size_t j = i; j < i + bytes && j < shared.bytes; j++)
         if (shared.states[j] == UNWRITTEN)
@@ -602,6 +615,12 @@ void emu_any_value(const void *at, size_t bytes)
 }
 
 void emu_grid_wait() { waited[me()] = true; }
+
+void emu_grid_trigger()
+{
+    if (!waited[me()])
+        complain("grid_trigger comes before grid_wait", NULL, __builtin_return_address(0), -1);
+}
 
 void emu_fence()
 {

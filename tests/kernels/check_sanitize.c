@@ -2,6 +2,7 @@
  * that tests/cuda_emu/planted.cc holds, and nothing where there is none. Other plugins have none. */
 #include <dlfcn.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -21,6 +22,7 @@ static int run(void (*plant)(int fault), int fault, char *said, size_t room)
     if (!child) {
         dup2(pipes[1], STDERR_FILENO);
         close(pipes[0]);
+        unsetenv("CUDA_EMU_GO_ON");
         plant(fault);
         _exit(0);
     }
