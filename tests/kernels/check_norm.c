@@ -43,7 +43,7 @@ static void one(int level, int dim, int n, bool add)
 
 void check_norm(void)
 {
-    static const int dims[] = {1, 7, 16, 33, 80, 256, 1000, 4096};
+    static const int dims[] = {1, 7, 16, 33, 80, 256, 1000, 1001, 4096};
 
     for (int level = 0; level < CHECK_LEVELS; level++)
         for (size_t i = 0; check_device(level, 1) && i < sizeof dims / sizeof *dims; i++) {

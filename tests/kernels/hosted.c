@@ -207,6 +207,13 @@ static int hosted_moe(struct device *d, const struct moe_args *a)
         const struct matrix *first = load(&c, &a->down[e]);
         b.down = e ? b.down : first;
     }
+    /* once in vain: what is kept of a layer is made, and its upload no longer parts the kernels */
+    struct moe_args again = b;
+    if (a->n <= 2 && !c.failed) {
+        again.out = inner->alloc(d, (size_t)a->n * (size_t)a->dim * sizeof(float));
+        c.failed |= !again.out || inner->moe(d, &again) || inner->sync(d);
+        inner->free(d, again.out);
+    }
     return finish(&c, c.failed ? -1 : inner->moe(d, &b));
 }
 
