@@ -368,7 +368,8 @@ void emu_launch(const emu_shape &shape, const std::function<void()> &work)
     });
 }
 
-/* Of compute capability 8.0; of 9.0; of 9.0 with an older cuBLASLt (cublas_emu.cc). */
+/* Of compute capability 8.0, with the shared memory of 8.9, which products have fewer stages for; of
+ * 9.0; of 9.0 with an older cuBLASLt (cublas_emu.cc). */
 static int gpu;
 cudaError_t cudaGetDeviceCount(int *n)
 {
@@ -388,7 +389,7 @@ cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *p, int device)
     p->major = device ? 9 : 8;
     p->multiProcessorCount = 4;
     p->totalGlobalMem = DEVICE_BYTES;
-    p->sharedMemPerBlockOptin = 227 << 10;
+    p->sharedMemPerBlockOptin = (device ? 227 : 99) << 10;
     return cudaSuccess;
 }
 cudaError_t cudaMemGetInfo(size_t *left, size_t *total)
