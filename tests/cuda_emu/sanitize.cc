@@ -652,35 +652,20 @@ void emu_atomic(void *at, size_t bytes)
 
 /* ---- the compiler's calls; __builtin_return_address names the load or store */
 
-#define CALLS(n)                                                                                   \
-    extern "C" void __tsan_read##n(void *at)                                                       \
+#define CALL(name, n, kind)                                                                        \
+    extern "C" void __tsan_##name##n(void *at)                                                     \
     {                                                                                              \
         if (running)                                                                               \
-            touch_any(at, n, READ, __builtin_return_address(0));                                   \
-    }                                                                                              \
-    extern "C" void __tsan_write##n(void *at)                                                      \
-    {                                                                                              \
-        if (running)                                                                               \
-            touch_any(at, n, WRITE, __builtin_return_address(0));                                  \
+            touch_any(at, n, kind, __builtin_return_address(0));                                   \
     }
+#define CALLS(n) CALL(read, n, READ) CALL(write, n, WRITE)
 CALLS(1)
 CALLS(2)
 CALLS(4)
 CALLS(8)
 CALLS(16)
-
-#define VOLATILE_CALLS(n)                                                                          \
-    extern "C" void __tsan_volatile_read##n(void *at)                                              \
-    {                                                                                              \
-        if (running)                                                                               \
-            touch_any(at, n, VOLATILE_READ, __builtin_return_address(0));                          \
-    }                                                                                              \
-    extern "C" void __tsan_volatile_write##n(void *at)                                             \
-    {                                                                                              \
-        if (running)                                                                               \
-            touch_any(at, n, VOLATILE_WRITE, __builtin_return_address(0));                         \
-    }
-VOLATILE_CALLS(4)
+CALL(volatile_read, 4, VOLATILE_READ)
+CALL(volatile_write, 4, VOLATILE_WRITE)
 
 #define RANGE_CALLS(name, kind)                                                                    \
     extern "C" void __tsan_##name##_range(void *at, size_t bytes)                                  \
