@@ -431,7 +431,8 @@ static int ffn_block(struct forward *f, const struct batch *b, int i)
                                         .n_used = m->n_experts_used,
                                         .renorm = m->arch->moe_renorm, .act = m->arch->act,
                                         .workspace = f->moe_workspace});
-    if (f->k->linear(f->device, &(struct linear_args){.in = f->h, .n = n, .n_jobs = 2,
+    if (f->k->linear(f->device, &(struct linear_args){.in = f->h, .n = n, .gated = true,
+                                                      .n_jobs = 2,
                                                       .jobs = {{.w = &l->gate, .out = f->gate},
                                                                {.w = &l->up, .out = f->up}}}))
         return -1;

@@ -103,6 +103,10 @@ struct linear_args {
     const float *in; /* [n][cols], the same cols for all jobs */
     int n;
     bool add; /* out += instead of out = */
+    /* The jobs are two, the gate and the up of the act_mul that is called next, and nobody else
+     * reads their outputs: a device may keep these in a form of its own and leave the floats
+     * unwritten. */
+    bool gated;
     int n_jobs;
     struct linear_job jobs[3];
 };
@@ -332,7 +336,7 @@ struct kernels {
 const struct kernels *kernels_cpu(void);
 
 /* The plugin's only exported symbol; NULL when it was built for another version of this header. */
-#define KERNELS_VERSION 4
+#define KERNELS_VERSION 5
 #define KERNELS_PLUGIN_SYMBOL "sirocco_plugin"
 typedef const struct kernels *kernels_plugin_fn(int version, size_t struct_bytes);
 /* Load the plugin at path; NULL: sirocco-cuda.so beside the program, then in ../lib/sirocco. It

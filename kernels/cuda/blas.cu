@@ -16,8 +16,8 @@ enum { WORKSPACE_BYTES = 32 << 20, CHOICES = 1024, PROBES = 8, ALIGN_MAX = 256 }
 
 /* What a choice depends on. All bytes are compared: no padding, zeroed where unused. */
 struct choice_key {
-    int64_t rows, cols, out_stride, n, offset;
-    int32_t type, align, bias, batch;
+    int64_t rows, cols, out_stride, n, offset, batch;
+    int32_t type, align, bias, out_bf16;
 };
 struct choice {
     struct choice_key key; /* rows 0: free */
@@ -141,14 +141,14 @@ static cublasStatus_t lay_out(const struct cuda_gemm *g, int64_t n, struct probl
     if (!s)
         s = cublasLtMatrixLayoutInit(&p->in, kind, (uint64_t)g->cols, (uint64_t)n, g->cols);
     if (!s)
-        s = cublasLtMatrixLayoutInit(&p->out, CUDA_R_32F, (uint64_t)g->rows, (uint64_t)n,
-                                     g->out_stride);
+        s = cublasLtMatrixLayoutInit(&p->out, g->out_bf16 ? CUDA_R_16BF : CUDA_R_32F,
+                                     (uint64_t)g->rows, (uint64_t)n, g->out_stride);
     if (!s && g->batch > 1) {
         s = repeat(&p->w, g->batch, g->w_step / (int64_t)kind_bytes(g->type));
         if (!s)
             s = repeat(&p->in, g->batch, 0);
         if (!s)
-            s = repeat(&p->out, g->batch, g->out_step / (int64_t)sizeof(float));
+            s = repeat(&p->out, g->batch, g->out_step / (g->out_bf16 ? 2 : 4));
     }
     return s;
 }
@@ -162,7 +162,7 @@ static bool ask(const struct device *d, const struct cuda_gemm *g, const struct 
     cublasLtMatmulPreferenceOpaque_t wish;
     cublasLtMatmulHeuristicResult_t best;
     size_t bytes = WORKSPACE_BYTES;
-    uint32_t align = (uint32_t)key->align;
+    uint32_t align = (uint32_t)key->align, reduction = CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE;
     int n_found = 0;
     if (lay_out(g, key->n, &p))
         return false;
@@ -176,6 +176,10 @@ static bool ask(const struct device *d, const struct cuda_gemm *g, const struct 
     for (int i = 0; i < 4; i++)
         if (cublasLtMatmulPreferenceSetAttribute(&wish, aligned[i], &align, sizeof align))
             return false;
+    if (g->out_bf16 && /* the parts of a split sum are no bfloat16 */
+        cublasLtMatmulPreferenceSetAttribute(&wish, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK,
+                                             &reduction, sizeof reduction))
+        return false;
     if (cublasLtMatmulAlgoGetHeuristic(b->handle, &p.desc, &p.w, &p.in, &p.out, &p.out, &wish, 1,
                                        &best, &n_found) ||
         n_found < 1 || best.state)
@@ -197,6 +201,7 @@ static struct choice *choose(struct device *d, const struct cuda_gemm *g, int64_
     key.type = g->type;
     key.align = align_of(g);
     key.bias = g->bias ? 1 : 0;
+    key.out_bf16 = g->out_bf16;
     key.batch = g->batch;
     key.offset = g->batch > 1 ? g->w_step : 0;
     uint64_t hash = 0xcbf29ce484222325u;

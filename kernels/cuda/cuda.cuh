@@ -119,10 +119,13 @@ struct cuda_draw {
 };
 
 /* Rows as the products that read them take them: 16-bit values, float16 or bfloat16, what is left
- * of them, sums (halves.cuh). high NULL: floats. */
+ * of them, sums (halves.cuh); or E4M3 values times a scale of the row (fp8.cuh). high and fp8 NULL:
+ * floats. */
 struct cuda_halves {
     uint16_t *high, *low; /* [n][cols]; low NULL: not wanted */
     float *sums;          /* or NULL */
+    uint8_t *fp8;         /* [n][cols] */
+    float *scales;        /* [n], with fp8 */
     bool bf16;
 };
 
@@ -170,6 +173,11 @@ struct device {
         int64_t cols;
         struct cuda_halves halves;
     } made;
+    struct { /* outputs of linear that are bfloat16, until act_mul has read them */
+        const float *gate, *up; /* where the floats would be; NULL: there are none */
+        int64_t n;              /* values of each */
+        const uint16_t *gate_bf16, *up_bf16;
+    } gated;
     uint16_t *dequantized;            /* slices of a matrix on their way to the library */
     size_t dequantized_bytes;
     float *partial; /* sums of parts: of split attention and of split products */
@@ -231,10 +239,10 @@ struct cuda_gemm {
     int batch;
     const void *w, *in;
     const float *w_scales, *in_scales; /* NULL but for E4M3 */
-    float *out;
+    void *out;         /* float, or bfloat16 */
     const float *bias; /* [rows] or NULL */
     int64_t rows, cols, n, out_stride, w_step, out_step;
-    bool add;
+    bool add, out_bf16; /* out_bf16: without bias and add */
 };
 /* 1: the library has no kernel for this, nothing was done. */
 int cuda_blas_run(struct device *d, const struct cuda_gemm *g);
@@ -256,15 +264,23 @@ void cuda_skinny_quant(struct device *d, const struct linear_args *a,
                        const struct cuda_experts *experts);
 void cuda_tile(struct device *d, const struct linear_args *a, int64_t padded);
 void cuda_tile_8(struct device *d, const struct linear_args *a, int64_t padded);
-/* FP8 matrices of one scale per row times inputs rounded to FP8. How many jobs, the first ones,
- * were done; the library refuses the next, whose output was not touched and which no longer fits.
- * -1: failed. */
-int cuda_linear_fp8(struct device *d, const struct linear_args *a);
+/* FP8 matrices of one scale per row times inputs that were rounded to FP8 (cuda_fp8_round). How
+ * many jobs, the first ones, were done; the library refuses the next, whose output was not touched and
+ * which no longer fits. out_bf16: see cuda_gemm. -1: failed. */
+int cuda_linear_fp8(struct device *d, const struct linear_args *a, bool out_bf16);
 bool cuda_fp8_fits(const struct device *d, const struct matrix *w, int n);
+void cuda_fp8_round(struct device *d, const struct linear_args *a);
+/* out[n][cols] from such inputs. */
+void cuda_fp8_floats(struct device *d, const struct cuda_halves *from, int n, int64_t cols,
+                     float *out);
+/* Jobs i .. i + n_jobs - 1 (one, or two that are cuda_library_pair) by the library, from the inputs
+ * that they take. 1: it has no kernel for this. */
+int cuda_library(struct device *d, const struct linear_args *a, int i, int n_jobs, bool out_bf16);
+bool cuda_library_pair(const struct device *d, const struct linear_args *a, int i);
 /* One product by the library, its bias added apart where need be. 1: it has no kernel for this. */
 int cuda_multiply(struct device *d, struct cuda_gemm *g);
 /* How an op is to leave n rows at `of` for the readers: as floats, or from now on in this form
- * alone, their columns a multiple of CUDA_CHUNK. all: the op can make low parts and sums. */
+ * alone, their columns a multiple of CUDA_CHUNK. all: the op can make low parts, sums and FP8. */
 struct cuda_halves cuda_halves_for(struct device *d, const struct linear_readers *readers,
                                    const float *of, int n, bool all);
 /* The jobs of a, whose matrices are of expert 0, for each pair on its own (n is 1). */
@@ -403,7 +419,7 @@ static __device__ __forceinline__ float saturate_f16(float x)
     return fabsf(x) <= 3.402823466e38f ? fminf(fmaxf(x, -65504.0f), 65504.0f) : x;
 }
 
-/* quant_f32_to_fp8's bits */
+/* quant_f32_to_fp8's bits; ptx.cuh has four_f32_fp8 */
 static __device__ __forceinline__ uint8_t float_fp8(float x)
 {
     uint32_t u = __float_as_uint(x), magnitude = u & 0x7fffffffu;

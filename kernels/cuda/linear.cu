@@ -2,8 +2,12 @@
  *
  * Engine thread. Few inputs: own tensor core kernels that read weights once, near the bandwidth of
  * memory (linear_float.cu, linear_quant.cu). Up to tile_max: linear_tile.cuh's. More: the library
- * (blas.cu), on quantized weights after a slice was dequantized to float16. The plain kernel below
- * takes what none does: rare formats and few inputs, odd column counts; it computes in float32. */
+ * (linear_library.cu). The plain kernel below takes what none does: rare formats and few inputs,
+ * odd column counts; it computes in float32.
+ *
+ * Gate and up of BF16 or FP8 weights that the library multiplies are left as bfloat16, as other
+ * engines leave all that stands between two ops: at a prompt's 2,048 rows of 14,336 they are most
+ * of what a layer writes and reads beside its weights. act.cu reads them. */
 #include "kernels/cuda/halves.cuh"
 #include "kernels/cuda/quant.cuh"
 #include "kernels/cuda/skinny.cuh"
@@ -101,12 +105,16 @@ static __global__ void split(const float *in, int n, int cols, int padded, uint1
 
 enum way { PLAIN, SKINNY, TILE, LIBRARY, LIBRARY_FP8 };
 
-/* What the products with w that go this way take; high NULL: floats, or FP8. */
+/* What the products with w that go this way take. */
 static struct cuda_halves halves_of(const struct device *d, const struct matrix *w, int n,
                                     enum way way)
 {
     struct cuda_halves h = {};
     bool half = (way == LIBRARY && w->type != QUANT_F32) || way == TILE || (way == SKINNY && n > 8);
+    if (way == LIBRARY_FP8) {
+        h.fp8 = (uint8_t *)d->split_high;
+        h.scales = d->split_sums;
+    }
     if (!half)
         return h;
     h.high = d->split_high;
@@ -118,11 +126,12 @@ static struct cuda_halves halves_of(const struct device *d, const struct matrix 
 
 static bool has(const struct cuda_halves *made, const struct cuda_halves *wanted)
 {
-    return made->high == wanted->high && made->bf16 == wanted->bf16 &&
+    return made->high == wanted->high && made->bf16 == wanted->bf16 && made->fp8 == wanted->fp8 &&
            (!wanted->low || made->low) && (!wanted->sums || made->sums);
 }
 
-/* For the library columns must not be padded. -1: latched. */
+/* Rows in the form that the products take. Returns their columns with padding, of which there may
+ * be none for the library; -1: latched. */
 static int64_t prepare(struct device *d, const struct linear_args *a, const struct cuda_halves *h,
                        enum way way)
 {
@@ -134,7 +143,9 @@ static int64_t prepare(struct device *d, const struct linear_args *a, const stru
         return padded; /* cols: see cuda_halves_for */
     if (d->made.of)
         return cuda_fail(d, "linear: its input, or one made before, was left in another form");
-    if (h->bf16)
+    if (h->fp8)
+        cuda_fp8_round(d, a);
+    else if (h->bf16)
         CUDA_LAUNCH_EARLY(split<true>, grid, dim3(PLAIN_THREADS), 0, d, a->in, a->n, (int)cols,
                           (int)padded, h->high, h->low, h->sums);
     else
@@ -143,88 +154,7 @@ static int64_t prepare(struct device *d, const struct linear_args *a, const stru
     return padded;
 }
 
-/* ---- the library */
-
-static __global__ void add_bias(float *out, const float *bias, int rows, int64_t stride)
-{
-    int row = (int)(blockIdx.y * PLAIN_THREADS + threadIdx.x);
-    if (row < rows)
-        out[(int64_t)blockIdx.x * stride + row] += bias[row];
-}
-
-static bool quantized(const struct matrix *w)
-{
-    return w->type != QUANT_F32 && w->type != QUANT_F16 && w->type != QUANT_BF16;
-}
-
-/* May job i and the next be one product of two? Where each alone is too small to fill the GPU; the
- * library wants steps forward from one to the other. */
-static bool together(const struct device *d, const struct linear_args *a, int i)
-{
-    enum { TILE = 128 * 128 };
-    const struct linear_job *x = &a->jobs[i], *y = x + 1;
-    if (i + 1 >= a->n_jobs || x->w->rows != y->w->rows || x->bias || y->bias || quantized(x->w))
-        return false;
-    const struct cuda_matrix *first = (const struct cuda_matrix *)x->w->packed;
-    const struct cuda_matrix *second = (const struct cuda_matrix *)y->w->packed;
-    return x->w->rows * a->n < (int64_t)TILE * d->n_sm && second->raw > first->raw &&
-           y->out > x->out;
-}
-
-int cuda_multiply(struct device *d, struct cuda_gemm *g)
-{
-    const float *bias = g->bias;
-    bool apart = bias && g->type == QUANT_F8_128; /* the library's FP8 takes bfloat16 for a bias */
-    int rc = apart ? 1 : cuda_blas_run(d, g);
-    if (rc != 1 || !bias)
-        return rc;
-    g->bias = NULL;
-    rc = cuda_blas_run(d, g);
-    int64_t blocks = (g->rows + PLAIN_THREADS - 1) / PLAIN_THREADS;
-    if (!rc)
-        CUDA_LAUNCH(add_bias, dim3((unsigned)g->n, (unsigned)blocks), dim3(PLAIN_THREADS), 0,
-                    d->stream, g->out, bias, (int)g->rows, g->out_stride);
-    return rc;
-}
-
-static int run_library(struct device *d, const struct linear_args *a, int i, int n_jobs)
-{
-    const struct linear_job *job = &a->jobs[i];
-    const struct matrix *w = job->w;
-    const struct cuda_matrix *c = (const struct cuda_matrix *)w->packed;
-    struct cuda_gemm g = {};
-    g.type = w->type;
-    g.batch = n_jobs;
-    g.w = c->raw;
-    g.in = w->type == QUANT_F32 ? (const void *)a->in : d->split_high;
-    g.out = job->out;
-    g.bias = job->bias;
-    g.rows = g.out_stride = w->rows;
-    g.cols = w->cols;
-    g.n = a->n;
-    g.add = a->add;
-    if (n_jobs > 1) {
-        g.w_step = ((const struct cuda_matrix *)job[1].w->packed)->raw - c->raw;
-        g.out_step = (const char *)job[1].out - (const char *)job->out;
-    }
-    if (!quantized(w))
-        return cuda_multiply(d, &g);
-    int64_t each = (int64_t)(d->dequantized_bytes / sizeof(uint16_t)) / w->cols;
-    each = each / CUDA_TILE_ROWS * CUDA_TILE_ROWS;
-    int rc = 0;
-    g.type = QUANT_F16;
-    g.w = d->dequantized;
-    for (int64_t row = 0; !rc && row < w->rows; row += each) {
-        g.rows = w->rows - row < each ? w->rows - row : each;
-        g.out = job->out + row;
-        g.bias = job->bias ? job->bias + row : NULL;
-        cuda_dequantize(d, w, row, g.rows, d->dequantized);
-        rc = cuda_multiply(d, &g);
-        if (rc == 1 && row)
-            rc = cuda_fail(d, "cuBLASLt takes one slice of a matrix and not another");
-    }
-    return rc;
-}
+/* ---- the library's failures */
 
 /* What the library refuses after all is multiplied from floats. */
 static __global__ void to_floats(const uint16_t *high, bool bf16, int64_t n, float *out)
@@ -236,8 +166,10 @@ static __global__ void to_floats(const uint16_t *high, bool bf16, int64_t n, flo
 
 static void need_floats(struct device *d, const struct linear_args *a)
 {
-    int64_t n = (int64_t)a->n * a->jobs[0].w->cols;
-    if (d->made.of == a->in)
+    int64_t cols = a->jobs[0].w->cols, n = a->n * cols;
+    if (d->made.of == a->in && d->made.halves.fp8)
+        cuda_fp8_floats(d, &d->made.halves, a->n, cols, (float *)a->in);
+    else if (d->made.of == a->in)
         CUDA_LAUNCH(to_floats, dim3((unsigned)((n + PLAIN_THREADS - 1) / PLAIN_THREADS)),
                     dim3(PLAIN_THREADS), 0, d->stream, d->made.halves.high, d->made.halves.bf16, n,
                     (float *)a->in);
@@ -248,11 +180,11 @@ static int run_many(struct device *d, const struct linear_args *a, int i,
                     const struct cuda_experts *none, int *n_done)
 {
     int rc = 1;
-    *n_done = together(d, a, i) ? 2 : 1;
+    *n_done = cuda_library_pair(d, a, i) ? 2 : 1;
     if (*n_done == 2)
-        rc = run_library(d, a, i, 2);
+        rc = cuda_library(d, a, i, 2, false);
     for (int j = i; rc == 1 && j < i + *n_done; j++) {
-        int alone = run_library(d, a, j, 1);
+        int alone = cuda_library(d, a, j, 1, false);
         if (alone < 0)
             return -1;
         if (alone) {
@@ -349,19 +281,24 @@ static int run(struct device *d, const struct linear_args *a)
         enum way way = way_of(d, w, a->n);
         bool half = w->type == QUANT_F16 || w->type == QUANT_BF16;
         struct cuda_halves halves = halves_of(d, w, a->n, way);
-        int64_t padded = halves.high ? prepare(d, &some, &halves, way) : 0;
+        bool floats = !halves.high && !halves.fp8;
+        int64_t padded = floats ? 0 : prepare(d, &some, &halves, way);
         if (padded < 0)
             return -1;
-        if (!halves.high && d->made.of)
-            return cuda_fail(d, "linear: its input, or one made before, was left as 16-bit values");
+        if (floats && d->made.of)
+            return cuda_fail(d, "linear: its input, or one made before, is not there as floats");
         if (way == LIBRARY_FP8) {
-            int n_done = cuda_linear_fp8(d, &some);
+            int n_done = cuda_linear_fp8(d, &some, false);
             if (n_done < 0)
                 return -1;
             some.n_jobs -= n_done;
+            if (!some.n_jobs)
+                continue;
             for (int i = 0; i < some.n_jobs; i++)
                 some.jobs[i] = some.jobs[i + n_done];
-            if (some.n_jobs && run(d, &some)) /* the first of them goes another way now */
+            need_floats(d, &some);
+            d->made.of = NULL;
+            if (run(d, &some)) /* the first of them goes another way now */
                 return -1;
             continue;
         }
@@ -382,6 +319,51 @@ static int run(struct device *d, const struct linear_args *a)
     return cuda_launched(d, "linear");
 }
 
+/* May gate and up be left as bfloat16? */
+static bool may_be_bf16(const struct device *d, const struct linear_args *a)
+{
+    if (!a->gated || d->deterministic || a->n_jobs != 2 || a->add)
+        return false;
+    const struct matrix *gate = a->jobs[0].w, *up = a->jobs[1].w;
+    enum way way = way_of(d, gate, a->n);
+    return gate->type == up->type && gate->rows == up->rows && gate->rows % CUDA_CHUNK == 0 &&
+           !a->jobs[0].bias && !a->jobs[1].bias && way == way_of(d, up, a->n) &&
+           (way == LIBRARY_FP8 || (way == LIBRARY && gate->type == QUANT_BF16));
+}
+
+/* Both lie where up's floats would: act_mul may write gate's. 1: the library has no kernel for
+ * this, and no output of a was touched that does not come again. */
+static int run_bf16(struct device *d, const struct linear_args *a)
+{
+    enum way way = way_of(d, a->jobs[0].w, a->n);
+    struct cuda_halves halves = halves_of(d, a->jobs[0].w, a->n, way);
+    int64_t n = a->n * a->jobs[0].w->rows;
+    uint16_t *gate = (uint16_t *)a->jobs[1].out, *up = gate + n;
+    struct linear_args b = *a;
+    int rc = prepare(d, a, &halves, way) < 0 ? -1 : 1;
+    b.jobs[0].out = (float *)gate;
+    b.jobs[1].out = (float *)up;
+    if (rc == 1 && way == LIBRARY_FP8) {
+        int n_done = cuda_linear_fp8(d, &b, true);
+        rc = n_done < 0 ? -1 : n_done < 2;
+    } else if (rc == 1 && cuda_library_pair(d, &b, 0)) {
+        rc = cuda_library(d, &b, 0, 2, true);
+    }
+    if (rc == 1 && way == LIBRARY) {
+        rc = cuda_library(d, &b, 0, 1, true);
+        if (!rc)
+            rc = cuda_library(d, &b, 1, 1, true);
+    }
+    if (!rc) {
+        d->gated.gate = a->jobs[0].out;
+        d->gated.up = a->jobs[1].out;
+        d->gated.n = n;
+        d->gated.gate_bf16 = gate;
+        d->gated.up_bf16 = up;
+    }
+    return rc;
+}
+
 int cuda_linear(struct device *d, const struct linear_args *a)
 {
     if (cuda_failed(d))
@@ -397,7 +379,9 @@ int cuda_linear(struct device *d, const struct linear_args *a)
         part.in += (int64_t)i * a->jobs[0].w->cols;
         for (int j = 0; j < a->n_jobs; j++)
             part.jobs[j].out += (int64_t)i * a->jobs[j].w->rows;
-        rc = run(d, &part);
+        rc = may_be_bf16(d, &part) ? run_bf16(d, &part) : 1;
+        if (rc == 1)
+            rc = run(d, &part);
     }
     d->made.of = NULL; /* this was their reader */
     return rc;
@@ -419,9 +403,12 @@ struct cuda_halves cuda_halves_for(struct device *d, const struct linear_readers
         if (!w->packed || w->cols != cols)
             return none;
         struct cuda_halves h = halves_of(d, w, n, way_of(d, w, n));
-        if (!h.high || ((h.low || h.sums) && !all) || (i && h.bf16 != made.bf16))
+        if ((!h.high && !h.fp8) || ((h.low || h.sums || h.fp8) && !all) ||
+            (i && (h.bf16 != made.bf16 || h.fp8 != made.fp8)))
             return none;
         made.high = h.high;
+        made.fp8 = h.fp8;
+        made.scales = h.scales;
         made.low = made.low ? made.low : h.low;
         made.sums = made.sums ? made.sums : h.sums;
         made.bf16 = h.bf16;
@@ -430,6 +417,8 @@ struct cuda_halves cuda_halves_for(struct device *d, const struct linear_readers
     d->made.n = n;
     d->made.cols = cols;
     d->made.halves = made;
+    if (made.fp8)
+        return made;
     /* readers take rows by eight; what is in those beyond n reaches no output */
     size_t at = (size_t)n * (size_t)cols, more = (size_t)(-n & 7) * (size_t)cols;
     CUDA_ANY_VALUE(made.high + at, more * sizeof *made.high);

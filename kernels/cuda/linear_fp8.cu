@@ -1,45 +1,30 @@
 /* linear_fp8: FP8 weights of one scale per row (or matrix) times many inputs, on FP8 tensor cores.
  * Engine thread.
  *
- * Each input is divided by its greatest magnitude / 448 and rounded to E4M3, to 4 significant bits:
- * what checkpoints in FP8 are made for ("dynamic per-token quantization"). Products are summed by
- * cuBLASLt and times both scales (its "outer vector" scaling, which it has for compute capability
- * 9.0). An input that is not finite gets the scale NaN, and so do its outputs. A matrix that the
- * library refuses goes the way of other formats from then on. */
-#include "kernels/cuda/ptx.cuh"
+ * Inputs are rounded to E4M3 row by row (fp8.cuh), to 4 significant bits, by the op that makes them
+ * or by a pass here. Products are summed by cuBLASLt and times both scales (its "outer vector"
+ * scaling, which it has for compute capability 9.0). Of an input that is not finite all outputs are
+ * NaN. A matrix that the library refuses goes the way of other formats from then on. */
+#include "kernels/cuda/fp8.cuh"
 
 enum {
     THREADS = 256,
     FP8_FROM = 65 /* inputs: below, reading the weights is what takes time, and inputs keep
                    * float16's 11 bits or more */
 };
-static const float FP8_MAX = 448;
 
 static __global__ void round_rows(const float *in, int cols, uint8_t *out, float *scales)
 {
-    CUDA_SHARED(float, shared);
+    CUDA_SHARED(float, scratch);
     const float4 *from = (const float4 *)(in + (int64_t)blockIdx.x * cols);
     uint32_t *to = (uint32_t *)(out + (int64_t)blockIdx.x * cols);
-    float most = 0, sum = 0;
-    for (int i = (int)threadIdx.x; i < cols / 4; i += THREADS) {
-        float4 v = from[i];
-        most = fmaxf(fmaxf(most, fmaxf(fabsf(v.x), fabsf(v.y))), fmaxf(fabsf(v.z), fabsf(v.w)));
-        sum += 0 * v.x + 0 * v.y + 0 * v.z + 0 * v.w; /* NaN where something is not finite */
-    }
-    for (int mask = 16; mask; mask /= 2)
-        most = fmaxf(most, __shfl_xor_sync(0xffffffffu, most, mask));
-    if (threadIdx.x % CUDA_WARP == 0)
-        shared[threadIdx.x / CUDA_WARP] = most;
-    sum = block_sum(sum, shared + THREADS / CUDA_WARP); /* its barriers are for both */
-    for (int i = 0; i < THREADS / CUDA_WARP; i++)
-        most = fmaxf(most, shared[i]);
-    float scale = most / FP8_MAX + sum;
-    float up = most > 1e-30f ? FP8_MAX / most : 0;
-    for (int i = (int)threadIdx.x; i < cols / 4; i += THREADS) {
-        float4 v = from[i];
-        to[i] = (uint32_t)float_fp8(v.x * up) | (uint32_t)float_fp8(v.y * up) << 8 |
-                (uint32_t)float_fp8(v.z * up) << 16 | (uint32_t)float_fp8(v.w * up) << 24;
-    }
+    struct fp8_seen seen = {0, 0};
+    float scale;
+    for (int i = (int)threadIdx.x; i < cols / 4; i += THREADS)
+        fp8_see(&seen, from[i]);
+    float up = fp8_up(seen, scratch, &scale);
+    for (int i = (int)threadIdx.x; i < cols / 4; i += THREADS)
+        to[i] = fp8_four(from[i], up);
     if (threadIdx.x == 0)
         scales[blockIdx.x] = scale;
 }
@@ -50,12 +35,32 @@ bool cuda_fp8_fits(const struct device *d, const struct matrix *w, int n)
     return d->capability >= 90 && c->by_row && !c->no_fp8 && n >= FP8_FROM && w->rows % 16 == 0;
 }
 
-int cuda_linear_fp8(struct device *d, const struct linear_args *a)
+void cuda_fp8_round(struct device *d, const struct linear_args *a)
 {
-    int64_t cols = a->jobs[0].w->cols;
     CUDA_LAUNCH(round_rows, dim3((unsigned)a->n), dim3(THREADS),
-                2 * THREADS / CUDA_WARP * sizeof(float), d->stream, a->in, (int)cols,
-                (uint8_t *)d->split_high, d->split_sums);
+                2 * THREADS / CUDA_WARP * sizeof(float), d->stream, a->in,
+                (int)a->jobs[0].w->cols, (uint8_t *)d->split_high, d->split_sums);
+}
+
+static __global__ void to_floats(const uint8_t *from, const float *scales, int cols, float *out)
+{
+    int64_t at = (int64_t)blockIdx.x * cols;
+    for (int i = (int)threadIdx.x; i < cols; i += THREADS) {
+        uint32_t two[2];
+        four_fp8_f16(from[at + i], two);
+        out[at + i] = f16_float((uint16_t)two[0]) * scales[blockIdx.x];
+    }
+}
+
+void cuda_fp8_floats(struct device *d, const struct cuda_halves *from, int n, int64_t cols,
+                     float *out)
+{
+    CUDA_LAUNCH(to_floats, dim3((unsigned)n), dim3(THREADS), 0, d->stream, from->fp8, from->scales,
+                (int)cols, out);
+}
+
+int cuda_linear_fp8(struct device *d, const struct linear_args *a, bool out_bf16)
+{
     for (int j = 0; j < a->n_jobs; j++) {
         const struct linear_job *job = &a->jobs[j];
         struct cuda_matrix *c = (struct cuda_matrix *)job->w->packed;
@@ -67,13 +72,15 @@ int cuda_linear_fp8(struct device *d, const struct linear_args *a)
         g.w_scales = c->row_scales;
         g.in_scales = d->split_sums;
         g.out = job->out;
+        g.out_bf16 = out_bf16;
         g.bias = job->bias;
         g.rows = g.out_stride = job->w->rows;
-        g.cols = cols;
+        g.cols = job->w->cols;
         g.n = a->n;
         g.add = a->add;
         int rc = cuda_multiply(d, &g);
-        c->no_fp8 = rc == 1;
+        if (rc == 1 && !out_bf16)
+            c->no_fp8 = true;
         if (rc)
             return rc < 0 ? -1 : j;
     }

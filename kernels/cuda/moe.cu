@@ -206,9 +206,9 @@ static int run_pairs(struct device *d, const struct moe_args *a, const struct pa
         return -1;
     struct cuda_experts inner = {p->ids, m->inner, pairs, a->n_used, m->mixed};
     struct cuda_experts outer = {p->ids, m->outer, pairs, 1, m->mixed};
-    struct linear_args in = {.in = a->in, .n = 1, .add = false, .n_jobs = 2,
+    struct linear_args in = {.in = a->in, .n = 1, .add = false, .gated = false, .n_jobs = 2,
                              .jobs = {{&a->gate[0], NULL, p->gate}, {&a->up[0], NULL, p->up}}};
-    struct linear_args out = {.in = p->gate, .n = 1, .add = false, .n_jobs = 1,
+    struct linear_args out = {.in = p->gate, .n = 1, .add = false, .gated = false, .n_jobs = 1,
                               .jobs = {{&a->down[0], NULL, p->out}}};
     struct act_mul_args act = {p->gate, p->up, pairs, a->ffn, a->act, {0, {NULL}}};
     if (cuda_linear_experts(d, &in, &inner) || cuda_act_mul(d, &act) ||
@@ -242,9 +242,9 @@ static __global__ void add_rows(float *out, const float *in, const int32_t *rows
 static int run_expert(struct device *d, const struct moe_args *a, const struct parts *p, int e,
                       const int32_t *rows, const int32_t *pairs, int n)
 {
-    struct linear_args in = {.in = p->in, .n = n, .add = false, .n_jobs = 2,
+    struct linear_args in = {.in = p->in, .n = n, .add = false, .gated = true, .n_jobs = 2,
                              .jobs = {{&a->gate[e], NULL, p->gate}, {&a->up[e], NULL, p->up}}};
-    struct linear_args out = {.in = p->gate, .n = n, .add = false, .n_jobs = 1,
+    struct linear_args out = {.in = p->gate, .n = n, .add = false, .gated = false, .n_jobs = 1,
                               .jobs = {{&a->down[e], NULL, p->out}}};
     struct act_mul_args act = {p->gate, p->up, n, a->ffn, a->act, {1, {&a->down[e]}}};
     CUDA_LAUNCH(take_rows, dim3((unsigned)n), dim3(THREADS), 0, d->stream, p->in, a->in, rows,
@@ -321,7 +321,7 @@ int cuda_moe(struct device *d, const struct moe_args *a)
         return -1;
     lay_out(&p, (char *)a->workspace, (size_t)a->n, (size_t)a->dim, (size_t)a->ffn,
             (size_t)a->n_experts, (size_t)a->n_used);
-    struct linear_args router = {.in = a->in, .n = a->n, .add = false, .n_jobs = 1,
+    struct linear_args router = {.in = a->in, .n = a->n, .add = false, .gated = false, .n_jobs = 1,
                                  .jobs = {{a->router, NULL, p.logits}}};
     if (cuda_linear(d, &router))
         return -1;

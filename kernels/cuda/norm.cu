@@ -2,8 +2,8 @@
  * (the heads of q and k) a warp each; a thread's share of a row is read once, into registers, and
  * so are its weights, as no load passes a store; a row's sum has one order whatever n is. The
  * product behind a norm may begin to fetch weights while it runs (grid_trigger). */
+#include "kernels/cuda/fp8.cuh"
 #include "kernels/cuda/halves.cuh"
-#include "kernels/cuda/ptx.cuh"
 
 enum { THREADS = 256, WARPS = THREADS / CUDA_WARP, SHORT = 512, KEPT = 32 };
 
@@ -32,7 +32,27 @@ static __global__ void norm_long(float *out, const float *in, const float *weigh
         write_row<ADD>(from, weight, to, scale, i);
 }
 
-/* Rows of up to 4 * THREADS * KEPT / 8 floats on 16 bytes: loads are wide and done once. */
+/* A block's row as FP8. */
+static __device__ __forceinline__ void store_fp8(const struct cuda_halves *o, int dim,
+                                                 const float4 y[KEPT / 4], float *scratch)
+{
+    struct fp8_seen seen = {0, 0};
+    float scale;
+    uint32_t *to = (uint32_t *)(o->fp8 + (int64_t)blockIdx.x * dim);
+#pragma unroll
+    for (int j = 0; j < KEPT / 4; j++)
+        if ((int)threadIdx.x + j * THREADS < dim / 4)
+            fp8_see(&seen, y[j]);
+    float up = fp8_up(seen, scratch, &scale);
+#pragma unroll
+    for (int j = 0; j < KEPT / 4; j++)
+        if ((int)threadIdx.x + j * THREADS < dim / 4)
+            to[threadIdx.x + j * THREADS] = fp8_four(y[j], up);
+    if (threadIdx.x == 0)
+        o->scales[blockIdx.x] = scale;
+}
+
+/* Rows of up to THREADS * KEPT floats on 16 bytes: loads are wide and done once. */
 template <bool ADD>
 static __global__ void norm_wide(float *out, struct cuda_halves halves, const float *in,
                                  const float *weight, int dim, float eps)
@@ -78,12 +98,16 @@ static __global__ void norm_wide(float *out, struct cuda_halves halves, const fl
             y.y += x.y * scale * weights[j].y;
             y.z += x.z * scale * weights[j].z;
             y.w += x.w * scale * weights[j].w;
-            if (!ADD && halves.high) /* whole warps are here: dim is a multiple of 128 */
+            if (!ADD && halves.fp8)
+                kept[j] = y;
+            else if (!ADD && halves.high) /* whole warps are here: dim is a multiple of 128 */
                 store_all(&halves, (int64_t)blockIdx.x * dim + 4 * i, y);
             else
                 to[i] = y;
         }
     }
+    if (!ADD && halves.fp8)
+        store_fp8(&halves, dim, kept, scratch);
 }
 
 template <bool ADD>
@@ -125,7 +149,7 @@ template <bool ADD> static void run(struct device *d, const struct norm_args *a)
 {
     bool wide = a->dim % 4 == 0 && a->dim <= THREADS * KEPT && ((uintptr_t)a->in & 15) == 0 &&
                 ((uintptr_t)a->out & 15) == 0 && ((uintptr_t)a->weight & 15) == 0;
-    size_t shared = WARPS * sizeof(float);
+    size_t shared = 2 * WARPS * sizeof(float);
     const struct linear_readers none = {};
     bool may = wide && a->dim > SHORT && !ADD;
     struct cuda_halves halves = cuda_halves_for(d, may ? &a->readers : &none, a->out, a->n, true);

@@ -39,6 +39,7 @@ static inline uint2 load_if_8(const void *at, bool valid)
     return valid ? *(const uint2 *)at : uint2{0, 0};
 }
 static inline float exp2_fast(float x) { return exp2f(x); }
+static inline float inverse_fast(float x) { return 1 / x; }
 static inline uint32_t and_or(uint32_t x, uint32_t mask, uint32_t bits)
 {
     return (x & mask) | bits;
@@ -48,6 +49,11 @@ static inline void four_fp8_f16(uint32_t bytes, uint32_t out[2])
     for (int i = 0; i < 2; i++)
         out[i] = pack_f16(quant_fp8_to_f32((uint8_t)(bytes >> 16 * i)),
                           quant_fp8_to_f32((uint8_t)(bytes >> (16 * i + 8))));
+}
+static inline uint32_t four_f32_fp8(float a, float b, float c, float d)
+{
+    return (uint32_t)float_fp8(a) | (uint32_t)float_fp8(b) << 8 | (uint32_t)float_fp8(c) << 16 |
+           (uint32_t)float_fp8(d) << 24;
 }
 static inline void four_int8_f16(uint32_t bytes, uint16_t scale, uint32_t out[2])
 {
@@ -230,6 +236,14 @@ static __device__ __forceinline__ float exp2_fast(float x)
     return y;
 }
 
+/* 1 / x, off by one unit in the last place; 0 of an infinity and where it would be below 2^-126 */
+static __device__ __forceinline__ float inverse_fast(float x)
+{
+    float y;
+    asm("rcp.approx.ftz.f32 %0, %1;\n" : "=f"(y) : "f"(x));
+    return y;
+}
+
 /* Four E4M3 values as two pairs of float16, the first in the low half; a NaN stays one. */
 static __device__ __forceinline__ void four_fp8_f16(uint32_t bytes, uint32_t out[2])
 {
@@ -257,8 +271,28 @@ static __device__ __forceinline__ void four_fp8_f16(uint32_t bytes, uint32_t out
 #endif
 }
 
-/* Four int8 values times a float16 scale, likewise. With the sign bit turned a byte is the fraction
- * of 1024 + 128 + its value. */
+/* Four values as E4M3, a in the lowest byte: to nearest even, beyond 448 is 448, NaN is a NaN. */
+static __device__ __forceinline__ uint32_t four_f32_fp8(float a, float b, float c, float d)
+{
+#if __CUDA_ARCH__ >= 890
+    uint32_t bytes;
+    asm("{\n"
+        " .reg .b16 low, high;\n"
+        " cvt.rn.satfinite.e4m3x2.f32 low, %2, %1;\n"
+        " cvt.rn.satfinite.e4m3x2.f32 high, %4, %3;\n"
+        " mov.b32 %0, {low, high};\n"
+        "}\n"
+        : "=r"(bytes)
+        : "f"(a), "f"(b), "f"(c), "f"(d));
+    return bytes;
+#else
+    return (uint32_t)float_fp8(a) | (uint32_t)float_fp8(b) << 8 | (uint32_t)float_fp8(c) << 16 |
+           (uint32_t)float_fp8(d) << 24;
+#endif
+}
+
+/* Four int8 values times a float16 scale as two pairs of float16. With the sign bit turned a byte
+ * is the fraction of 1024 + 128 + its value. */
 static __device__ __forceinline__ void four_int8_f16(uint32_t bytes, uint16_t scale,
                                                      uint32_t out[2])
 {

@@ -32,7 +32,9 @@ enum cublasLtMatrixLayoutAttribute_t {
     CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT,
     CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET
 };
+enum { CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE = 2, CUBLASLT_REDUCTION_SCHEME_MASK = 7 };
 enum cublasLtMatmulPreferenceAttributes_t {
+    CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK,
     CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
     CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES,
     CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
@@ -54,11 +56,11 @@ struct cublasLtMatrixLayoutOpaque_t {
 };
 struct cublasLtMatmulPreferenceOpaque_t {
     size_t workspace;
-    uint32_t align[4];
+    uint32_t align[4], reduction;
 };
 struct cublasLtMatmulAlgo_t { /* what it was chosen for */
     uint64_t m, n, k;
-    uint32_t align, kind, epilogue, workspace;
+    uint32_t align, kind, out_kind, epilogue, workspace;
     int32_t count;
 };
 struct cublasLtMatmulHeuristicResult_t {

@@ -78,7 +78,7 @@ cublasStatus_t cublasLtMatrixLayoutSetAttribute(cublasLtMatrixLayout_t layout,
 
 cublasStatus_t cublasLtMatmulPreferenceInit(cublasLtMatmulPreference_t wish)
 {
-    *wish = {0, {256, 256, 256, 256}};
+    *wish = {0, {256, 256, 256, 256}, CUBLASLT_REDUCTION_SCHEME_MASK};
     return CUBLAS_STATUS_SUCCESS;
 }
 
@@ -88,6 +88,8 @@ cublasStatus_t cublasLtMatmulPreferenceSetAttribute(cublasLtMatmulPreference_t w
 {
     if (what == CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES)
         set(&wish->workspace, value, 8, bytes);
+    else if (what == CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK)
+        set(&wish->reduction, value, 4, bytes);
     else
         set(&wish->align[what - CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES], value, 4, bytes);
     return CUBLAS_STATUS_SUCCESS;
@@ -103,8 +105,10 @@ static bool coherent(const cublasLtMatmulDescOpaque_t *desc, const cublasLtMatri
                  desc->modes[1] == CUBLASLT_MATMUL_MATRIX_SCALE_OUTER_VEC_32F &&
                  desc->scales[0] && desc->scales[1];
     return desc->transa == CUBLAS_OP_T && a->rows == b->rows && a->cols == d->rows &&
-           b->cols == d->cols && a->type == b->type && c->type == CUDA_R_32F &&
-           d->type == CUDA_R_32F && c->rows == d->rows && c->cols == d->cols &&
+           b->cols == d->cols && a->type == b->type && c->type == d->type &&
+           (d->type == CUDA_R_32F || (d->type == CUDA_R_16BF && desc->epilogue ==
+                                                                    CUBLASLT_EPILOGUE_DEFAULT)) &&
+           c->rows == d->rows && c->cols == d->cols &&
            a->count == b->count && a->count == d->count &&
            (desc->epilogue == CUBLASLT_EPILOGUE_DEFAULT || desc->bias) && outer == eight;
 }
@@ -129,8 +133,14 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t, cublasLtMatmulDe
         return CUBLAS_STATUS_NOT_SUPPORTED;
     if (bias && a->rows % 128 == 96)
         return CUBLAS_STATUS_NOT_SUPPORTED;
+    if (d->type == CUDA_R_16BF && a->rows % 1024 == 640) /* so that floats are asked for instead */
+        return CUBLAS_STATUS_NOT_SUPPORTED;
+    if (d->type == CUDA_R_16BF && wish->reduction != CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE) {
+        fprintf(stderr, "cublas_emu: parts of sums may be rounded to bfloat16\n");
+        abort();
+    }
     results[0] = {};
-    results[0].algo = {a->cols, b->cols, a->rows, align, (uint32_t)a->type,
+    results[0].algo = {a->cols, b->cols, a->rows, align, (uint32_t)a->type, (uint32_t)d->type,
                        (uint32_t)desc->epilogue, (uint32_t)wish->workspace, a->count};
     *n_found = 1;
     return CUBLAS_STATUS_SUCCESS;
@@ -155,22 +165,22 @@ struct product {
     cublasLtMatmulDescOpaque_t desc;
     cublasLtMatrixLayoutOpaque_t w, in, out;
     const char *at_w, *at_in;
-    float *at_out;
+    char *at_out;
     float alpha, beta;
 };
 
 /* What of its operands the library may touch. */
 static void watch(const product &p, int32_t part)
 {
-    size_t w = bytes_of(p.w.type), in = bytes_of(p.in.type);
+    size_t w = bytes_of(p.w.type), in = bytes_of(p.in.type), each = bytes_of(p.out.type);
     for (int64_t r = 0; r < (int64_t)p.out.rows; r++)
         san_library(p.at_w + (part * p.w.step + r * p.w.ld) * (int64_t)w, p.w.rows * w, false);
     for (int64_t i = 0; i < (int64_t)p.out.cols; i++) {
-        float *out = p.at_out + part * p.out.step + i * p.out.ld;
+        char *out = p.at_out + (part * p.out.step + i * p.out.ld) * (int64_t)each;
         san_library(p.at_in + (part * p.in.step + i * p.in.ld) * (int64_t)in, p.w.rows * in, false);
         if (p.beta != 0)
-            san_library(out, p.out.rows * sizeof *out, false);
-        san_library(out, p.out.rows * sizeof *out, true);
+            san_library(out, p.out.rows * each, false);
+        san_library(out, p.out.rows * each, true);
     }
     if (p.desc.scales[0])
         san_library(p.desc.scales[0], p.out.rows * sizeof(float), false);
@@ -184,7 +194,7 @@ static void multiply(const product &p, int32_t part)
 {
     const void *w = p.at_w + part * p.w.step * (int64_t)bytes_of(p.w.type);
     const void *in = p.at_in + part * p.in.step * (int64_t)bytes_of(p.in.type);
-    float *out = p.at_out + part * p.out.step;
+    char *out = p.at_out + part * p.out.step * (int64_t)bytes_of(p.out.type);
     for (int64_t i = 0; i < (int64_t)p.out.cols; i++)
         for (int64_t r = 0; r < (int64_t)p.out.rows; r++) {
             double sum = 0;
@@ -194,13 +204,16 @@ static void multiply(const product &p, int32_t part)
             if (p.desc.scales[0])
                 sum *= (double)p.desc.scales[0][r] * (double)p.desc.scales[1][i];
             sum *= (double)p.alpha;
-            float *to = out + i * p.out.ld + r;
+            int64_t to = i * p.out.ld + r;
             if (p.beta != 0)
-                sum += (double)p.beta * (double)*to;
+                sum += (double)p.beta * (double)value(p.out.type, out, to);
             if (p.desc.epilogue == CUBLASLT_EPILOGUE_BIAS) /* with 8 bits it is bfloat16 */
                 sum += (double)value(p.w.type == CUDA_R_8F_E4M3 ? CUDA_R_16BF : CUDA_R_32F,
                                      p.desc.bias, r);
-            *to = (float)sum;
+            if (p.out.type == CUDA_R_16BF)
+                ((uint16_t *)out)[to] = quant_f32_to_bf16((float)sum);
+            else
+                ((float *)out)[to] = (float)sum;
         }
 }
 
@@ -214,12 +227,13 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t desc, const
     uintptr_t addresses = (uintptr_t)a | (uintptr_t)b | (uintptr_t)out;
     if (!coherent(desc, a_layout, b_layout, c_layout, out_layout) || c != out || !workspace ||
         algo->m != out_layout->rows || algo->n < out_layout->cols || algo->k != a_layout->rows ||
-        algo->kind != (uint32_t)a_layout->type || algo->epilogue != (uint32_t)desc->epilogue ||
+        algo->kind != (uint32_t)a_layout->type || algo->out_kind != (uint32_t)out_layout->type ||
+        algo->epilogue != (uint32_t)desc->epilogue ||
         algo->workspace > workspace_bytes || algo->count != out_layout->count ||
         addresses % algo->align)
         return CUBLAS_STATUS_INVALID_VALUE;
     product p = {*desc,           *a_layout, *b_layout,           *out_layout, (const char *)a,
-                 (const char *)b, (float *)out, *(const float *)alpha, *(const float *)beta};
+                 (const char *)b, (char *)out, *(const float *)alpha, *(const float *)beta};
     emu_enqueue([=] {
         san_launch("cublasLtMatmul", false);
         for (int32_t i = 0; i < p.out.count; i++) {

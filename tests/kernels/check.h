@@ -69,6 +69,9 @@ void check_blocks(enum quant_type type, void *row, size_t n, float scale);
 struct matrix check_matrix(enum quant_type type, int64_t rows, int64_t cols, float scale,
                            float **decoded);
 
+/* FP8 with one scale per row and no NaN: what a library may multiply as FP8. */
+struct matrix check_fp8_rows(int rows, int cols, float **decoded);
+
 bool check_same(const float *a, const float *b, size_t n, const char *what); /* bit by bit */
 
 void check_quant(void);
@@ -87,6 +90,7 @@ void check_draw(void);
 void check_sanitize(void);
 void check_plugin(void);
 void check_readers(void);
+void check_gated(void);
 void check_bench(void);
 
 #endif

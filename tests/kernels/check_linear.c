@@ -140,6 +140,11 @@ static struct matrix fp8_matrix(enum fp8_kind kind, int rows, int cols, float **
     return m;
 }
 
+struct matrix check_fp8_rows(int rows, int cols, float **decoded)
+{
+    return fp8_matrix(BY_ROW, rows, cols, decoded);
+}
+
 /* With one scale per row: GPUs of compute capability 9.0 round inputs to FP8, those before do not,
  * those after may. gpu: "cuda, NAME (9.0), ..." */
 static enum fp8_way fp8_way_of(const char *gpu)

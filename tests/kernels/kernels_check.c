@@ -337,7 +337,7 @@ static const struct {
 } checks[] = {
     {"quant", check_quant, false},  {"pool", check_pool, false},
     {"device", check_device_rules, false}, {"plugin", check_plugin, true},
-    {"readers", check_readers, true},
+    {"readers", check_readers, true}, {"gated", check_gated, true},
     {"embed", check_embed, true},   {"norm", check_norm, true},
     {"linear", check_linear, true}, {"rope", check_rope, true},
     {"act", check_act, true},       {"attention", check_attention, true},
