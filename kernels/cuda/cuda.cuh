@@ -265,8 +265,8 @@ void cuda_skinny_quant(struct device *d, const struct linear_args *a,
 void cuda_tile(struct device *d, const struct linear_args *a, int64_t padded);
 void cuda_tile_8(struct device *d, const struct linear_args *a, int64_t padded);
 /* FP8 matrices of one scale per row times inputs that were rounded to FP8 (cuda_fp8_round). How
- * many jobs, the first ones, were done; the library refuses the next, whose output was not touched and
- * which no longer fits. out_bf16: see cuda_gemm. -1: failed. */
+ * many jobs, the first ones, were done; the library refuses the next, whose output was not touched
+ * and which no longer fits. out_bf16: see cuda_gemm. -1: failed. */
 int cuda_linear_fp8(struct device *d, const struct linear_args *a, bool out_bf16);
 bool cuda_fp8_fits(const struct device *d, const struct matrix *w, int n);
 void cuda_fp8_round(struct device *d, const struct linear_args *a);

@@ -1,6 +1,6 @@
 /* fp8: rows rounded to E4M3, each divided by its greatest magnitude / 448: what checkpoints in FP8
- * are made for ("dynamic per-token quantization"). A row with a value that is not finite gets the scale
- * NaN. By blocks of whole warps, one to a row. Private to kernels/cuda. */
+ * are made for ("dynamic per-token quantization"). A row with a value that is not finite gets the
+ * scale NaN. By blocks of whole warps, one to a row. Private to kernels/cuda. */
 #ifndef SIROCCO_KERNELS_CUDA_FP8_CUH
 #define SIROCCO_KERNELS_CUDA_FP8_CUH
 
