@@ -76,7 +76,8 @@ static int admit_body(struct exchange *x, const struct http_gate_head *head, str
                        (unsigned long long)max);
     if (x->route->body && !head->media_ok)
         return err_set(err, ERR_MEDIA,
-                       "The request body must be application/json in UTF-8, not encoded further.");
+                       "The request body must be JSON in UTF-8, not encoded further, with the "
+                       "header 'Content-Type: application/json'.");
     return 0;
 }
 
@@ -95,8 +96,11 @@ int admit_check(struct exchange *x, const struct http_gate_head *head, struct er
                              "You didn't provide an API key. Provide it in an Authorization header "
                              "using Bearer auth (Authorization: Bearer YOUR_KEY).")
                    : err_set(err, ERR_AUTH, "Incorrect API key provided.");
-    if (x->route == NULL && allow == NULL)
-        return err_set(err, ERR_NO_URL, "Unknown request URL: %s %.256s.", x->method, x->path);
+    if (x->route == NULL && allow == NULL) {
+        const struct route *meant = route_guess(x->path);
+        return err_set(err, ERR_NO_URL, "Unknown request URL: %s %.256s.%s%s%s", x->method, x->path,
+                       meant ? " Did you mean " : "", meant ? meant->path : "", meant ? "?" : "");
+    }
     if (x->route == NULL) {
         exchange_header(x, "Allow", allow);
         return err_set(err, ERR_METHOD, "%s is not allowed on %.256s; allowed: %s.", x->method,

@@ -60,3 +60,37 @@ const struct route *route_find(const char *method, const char *path, const char 
         *allow = !post ? "GET, HEAD" : !get ? "POST" : "GET, HEAD, POST";
     return NULL;
 }
+
+/* path with single slashes and none at the end, in out; its length, or 0 when it is too long. */
+static size_t plain_path(const char *path, char *out, size_t max)
+{
+    size_t n = 0;
+    for (; *path; path++) {
+        if (*path == '/' && n && out[n - 1] == '/')
+            continue;
+        if (n == max)
+            return 0;
+        out[n++] = *path;
+    }
+    while (n && out[n - 1] == '/')
+        n--;
+    return n;
+}
+
+const struct route *route_guess(const char *path)
+{
+    const struct route *best = NULL;
+    char plain[256];
+    size_t n = plain_path(path, plain, sizeof plain), n_best = 0;
+    for (int i = 0; i < route_count; i++) {
+        const char *end = route_table[i].path;
+        if (strncmp(end, "/v1/", 4) == 0)
+            end += 3;
+        size_t n_end = strlen(end);
+        if (n_end <= n && n_end > n_best && memcmp(plain + n - n_end, end, n_end) == 0) {
+            best = &route_table[i];
+            n_best = n_end;
+        }
+    }
+    return best;
+}

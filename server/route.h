@@ -26,4 +26,8 @@ extern const int route_count;
 const struct route *route_find(const char *method, const char *path, const char **tail,
                                const char **allow);
 
+/* For an error's text: the row that a path which no row matches was most likely meant for, as it
+ * ends like it ("/v1" left out or given twice, slashes doubled or at the end). Or NULL. */
+const struct route *route_guess(const char *path);
+
 #endif

@@ -96,6 +96,17 @@ def test_unknown(server, path, status, code):
         assert re.search(rb"\r\nAllow: [^\r]*POST", answer, re.I)
 
 
+@pytest.mark.parametrize("path,meant", [
+    ("/chat/completions", "/v1/chat/completions"), ("/v1/v1/chat/completions", "/v1/chat/completions"),
+    ("/v1//chat/completions", "/v1/chat/completions"), ("/v1/models/", "/v1/models"), ("/v1/nothing", None)])
+def test_nearly_right_urls_get_a_hint(server, path, meant):
+    """A base URL without /v1, with it twice or with one slash too many is what clients get wrong."""
+    status, _, body = server.get(path)
+    message = json.loads(body)["error"]["message"]
+    assert status == 404 and message.startswith(f"Unknown request URL: GET {path}.")
+    assert message.endswith(f" Did you mean {meant}?" if meant else f"GET {path}.")
+
+
 def test_query_is_not_part_of_the_path(server):
     assert server.get("/v1/models?a=b%20c")[0] == 200
     assert server.get("/health?")[0] == 200
@@ -169,11 +180,14 @@ def test_body_one_byte_a_packet(server):
     (b"Content-Type: application/json;charset=utf-16", 415), (b"Content-Type: multipart/form-data", 415),
     (b"X-None: 1", 200), (b"Content-Encoding: gzip", 415), (b"Content-Encoding: identity", 200),
     (b"Accept: text/html", 200), (b"Upgrade: websocket\r\nConnection: close, upgrade", 200),
-    (b"Expect: 200-ok", 417)])
+    (b"Expect: 200-ok", 417), (b"X-Title: Caf\xc3\xa9", 200), (b"Cookie: a=\xff", 200)])
 def test_media_types(server, header, status):
     request = (b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\n" + header
                + b"\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % len(BODY) + BODY)
-    assert statuses(server.raw(request))[-1] == status
+    answer = server.raw(request)
+    assert statuses(answer)[-1] == status
+    if status == 415:  # what a plain `curl -d` has to be told
+        assert "'Content-Type: application/json'" in error_of(answer)["message"]
 
 
 @pytest.mark.parametrize("given,kept", [

@@ -49,6 +49,31 @@ TEST(paths_are_matched_raw)
     }
 }
 
+static const char *guess(const char *path)
+{
+    const struct route *row = route_guess(path);
+    return row ? row->path : "";
+}
+
+TEST(a_path_that_is_nearly_right_has_a_guess)
+{
+    EXPECT_STR(guess("/chat/completions"), "/v1/chat/completions");
+    EXPECT_STR(guess("/v1/v1/chat/completions"), "/v1/chat/completions");
+    EXPECT_STR(guess("/v1//chat/completions"), "/v1/chat/completions");
+    EXPECT_STR(guess("//v1/models//"), "/v1/models");
+    EXPECT_STR(guess("/api/v1/completions"), "/v1/completions");
+    EXPECT_STR(guess("/v1/health"), "/health");
+    EXPECT_STR(guess("/v1/models/"), "/v1/models");
+    EXPECT_STR(guess("/v1/responses"), "");
+    EXPECT_STR(guess("/"), "");
+    EXPECT_STR(guess(""), "");
+    EXPECT_STR(guess("/subcompletions"), "");
+    char path[600];
+    memset(path, 'a', sizeof path);
+    strcpy(path + sizeof path - 8, "/models");
+    EXPECT_STR(guess(path), "");
+}
+
 TEST(other_methods_are_told_what_is_allowed)
 {
     const char *allow;
