@@ -9,14 +9,16 @@
 #define FLOAT_ROW(field, other_name, low, high, usual, text)                                       \
     {#field, other_name, SAMPLE_FLOAT, offsetof(struct sample_params, field), low, high, usual,    \
      text}
-#define INT_ROW(field, size, low, high, usual, text)                                               \
-    {#field, NULL, SAMPLE_INT##size, offsetof(struct sample_params, field), low, high, usual, text}
+#define INT_ROW(field, size, other_name, low, high, usual, text)                                   \
+    {#field, other_name, SAMPLE_INT##size, offsetof(struct sample_params, field), low, high,       \
+     usual, text}
 
 const struct sample_param sample_param_table[] = {
     FLOAT_ROW(temperature, NULL, 0, 2, 1, "divides the logits; 0 takes the best token each time"),
     FLOAT_ROW(top_p, NULL, 0, 1, 1,
               "keeps the fewest best tokens whose probabilities reach this sum; 0 keeps one"),
-    INT_ROW(top_k, 32, -1, INT32_MAX, 0, "keeps this many of the best tokens; 0 or -1 keeps all"),
+    INT_ROW(top_k, 32, NULL, -1, INT32_MAX, 0,
+            "keeps this many of the best tokens; 0 or -1 keeps all"),
     FLOAT_ROW(min_p, NULL, 0, 1, 0,
               "drops tokens less likely than this share of the best one's probability"),
     FLOAT_ROW(typical_p, NULL, 0, 1, 1,
@@ -27,8 +29,8 @@ const struct sample_param sample_param_table[] = {
               "subtracted once from the logits of tokens in the output"),
     FLOAT_ROW(frequency_penalty, NULL, -2, 2, 0,
               "subtracted from a token's logit for each time it is in the output"),
-    INT_ROW(min_tokens, 32, 0, INT32_MAX, 0, "no stop token before this many tokens"),
-    INT_ROW(seed, 64, (double)INT64_MIN, (double)INT64_MAX, 0,
+    INT_ROW(min_tokens, 32, NULL, 0, INT32_MAX, 0, "no stop token before this many tokens"),
+    INT_ROW(seed, 64, "random_seed", (double)INT64_MIN, (double)INT64_MAX, 0,
             "the same seed and request give the same tokens"),
 };
 const int sample_param_count = sizeof sample_param_table / sizeof *sample_param_table;

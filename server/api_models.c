@@ -5,6 +5,7 @@
 #include "server/api.h"
 #include "server/app.h"
 #include "server/exchange.h"
+#include "server/request.h"
 
 static void write_model(const struct app *app, const char *name, struct buf *out)
 {
@@ -98,6 +99,6 @@ void api_model(struct exchange *x)
         answer_buf(x, &out);
         return;
     }
-    err_param(&err, ERR_NO_MODEL, "model", "The model '%s' does not exist.", x->path_tail);
+    request_no_model(&err, x->path_tail, x->app->names[0]);
     exchange_fail(x, &err);
 }

@@ -46,7 +46,7 @@ static int parse_body(struct exchange *x, struct err *err)
     code = field_string(t->root, "model", REQUEST_MODEL_BYTES_MAX, &model, err);
     if (code <= 0 || app_serves(x->app, model.text))
         return code < 0 ? code : 0;
-    return err_param(err, ERR_NO_MODEL, "model", "The model '%s' does not exist.", model.text);
+    return request_no_model(err, model.text, x->app->names[0]);
 }
 
 /* A switch under either name. */

@@ -21,7 +21,7 @@ enum {
     REQUEST_N_MAX = 128,
     REQUEST_SEQUENCES_MAX = 128, /* prompts x n */
     REQUEST_PROMPTS_MAX = 2048,
-    REQUEST_STOPS_MAX = 4,
+    REQUEST_STOPS_MAX = STREAM_STOPS_MAX, /* OpenAI takes 4; harnesses and editors send more */
     REQUEST_STOP_IDS_MAX = 128,
     REQUEST_TOP_MAX = SAMPLE_TOP_MAX,
     REQUEST_LEGACY_TOP_MAX = 5, /* completions */
@@ -99,5 +99,7 @@ void request_free(struct request *r);
 /* request_refuse.c: 0, or why a field that is known and set can not be honoured. */
 int request_refuse_chat(const json_t *root, struct err *err);
 int request_refuse_completion(const json_t *root, struct err *err);
+/* ERR_NO_MODEL; served: a name that would have been right. */
+int request_no_model(struct err *err, const char *name, const char *served);
 
 #endif

@@ -82,8 +82,10 @@ static int check_response_format(const json_t *root, struct err *err)
         return 0;
     if (!strcmp(name, "json_object") || !strcmp(name, "json_schema"))
         return err_param(err, ERR_UNSUPPORTED_VALUE, "response_format.type",
-                         "Unsupported value: 'response_format.type' does not support '%s' on this "
-                         "server, only 'text'.",
+                         "Unsupported value: 'response_format.type' '%s' needs constrained "
+                         "decoding; this server does not constrain its output yet. Leave "
+                         "'response_format' out, ask for JSON in the messages, and check the "
+                         "answer.",
                          name);
     return err_param(err, ERR_VALUE, "response_format.type",
                      "Invalid 'response_format.type': expected 'text', 'json_object' or "
@@ -127,4 +129,11 @@ int request_refuse_completion(const json_t *root, struct err *err)
         return code;
     return refuse_rows(root, refuse_completion,
                        sizeof refuse_completion / sizeof refuse_completion[0], err);
+}
+
+int request_no_model(struct err *err, const char *name, const char *served)
+{
+    return err_param(err, ERR_NO_MODEL, "model",
+                     "The model '%.256s' does not exist; this server serves '%.128s'.", name,
+                     served);
 }

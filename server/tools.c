@@ -9,7 +9,8 @@
 
 static const char UNENFORCED[] =
     "Unsupported value: '%s' asks for %s, which needs constrained decoding; this server does not "
-    "constrain its output yet. Use tool_choice 'auto' and check the arguments.";
+    "constrain its output yet. %s";
+static const char USE_AUTO[] = "Use tool_choice 'auto' and check the arguments.";
 
 struct path {
     char text[96];
@@ -98,7 +99,8 @@ static int check_members(const json_t *function, const char *path, struct err *e
         return field_type_error(err, p.text, "a boolean", strict);
     if (json_is_true(strict))
         return err_param(err, ERR_UNSUPPORTED_VALUE, p.text, UNENFORCED, p.text,
-                         "arguments that follow the schema");
+                         "arguments that follow the schema",
+                         "Leave 'strict' out, or false, and check the arguments.");
     return 0;
 }
 
@@ -292,7 +294,7 @@ static int choose_allowed(struct tools *t, const json_t *choice, struct err *err
     }
     if (!strcmp(mode, "required"))
         return err_param(err, ERR_UNSUPPORTED_VALUE, "tool_choice.allowed_tools.mode", UNENFORCED,
-                         "tool_choice.allowed_tools.mode", "a call in any case");
+                         "tool_choice.allowed_tools.mode", "a call in any case", USE_AUTO);
     offer_some(t, keep);
     return 0;
 }
@@ -312,7 +314,7 @@ static int choose_object(struct tools *t, const json_t *choice, const char *para
     int code = check_named(t, choice, param, &name, err);
     return code ? code
                 : err_param(err, ERR_UNSUPPORTED_VALUE, param, UNENFORCED, param,
-                            "a call of one function in any case");
+                            "a call of one function in any case", USE_AUTO);
 }
 
 static int choose(struct tools *t, const json_t *root, struct err *err)
@@ -336,9 +338,10 @@ static int choose(struct tools *t, const json_t *root, struct err *err)
                          param, t->legacy ? "functions" : "tools");
     if (!word)
         return choose_object(t, choice, param, err);
-    if (strcmp(word, "required") || t->legacy)
+    if (t->legacy || (strcmp(word, "required") && strcmp(word, "any"))) /* "any": Mistral's API */
         return unknown_choice(err, param);
-    return err_param(err, ERR_UNSUPPORTED_VALUE, param, UNENFORCED, param, "a call in any case");
+    return err_param(err, ERR_UNSUPPORTED_VALUE, param, UNENFORCED, param, "a call in any case",
+                     USE_AUTO);
 }
 
 int tools_parse(const json_t *root, struct tools *out, struct arena *arena, struct err *err)

@@ -149,6 +149,7 @@ def test_error_classes(server, client):
     with pytest.raises(openai.NotFoundError) as missing:
         client.chat.completions.create(model="gpt-nothing", messages=QUESTION)
     assert missing.value.code == "model_not_found"
+    assert "'gpt-nothing'" in str(missing.value) and "'sirocco-demo'" in str(missing.value)
     with pytest.raises(openai.BadRequestError) as long:
         client.chat.completions.create(model="sirocco-demo",
                                        messages=[{"role": "user", "content": "word " * 9000}])
@@ -164,6 +165,7 @@ def test_error_classes(server, client):
         client.chat.completions.create(model="sirocco-demo", messages=QUESTION, tools=[
             {"type": "function", "function": {"name": "f", "strict": True, "parameters": {}}}])
     assert strict.value.param == "tools[0].function.strict"
+    assert "Leave 'strict' out" in str(strict.value)
 
 
 def test_authentication():

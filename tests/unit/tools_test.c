@@ -94,6 +94,7 @@ TEST(the_choice_decides_what_is_offered)
 TEST(what_needs_constrained_decoding_is_refused)
 {
     expect_refused(FG ",\"tool_choice\":\"required\"", ERR_UNSUPPORTED_VALUE, "tool_choice");
+    expect_refused(FG ",\"tool_choice\":\"any\"", ERR_UNSUPPORTED_VALUE, "tool_choice");
     expect_refused(FG ",\"tool_choice\":" F, ERR_UNSUPPORTED_VALUE, "tool_choice");
     expect_refused(FG ",\"tool_choice\":{\"type\":\"allowed_tools\",\"allowed_tools\":{\"mode\":"
                       "\"required\",\"tools\":[" F "]}}",
@@ -137,7 +138,7 @@ TEST(errors_name_the_place)
         {"\"tools\":[" F "," F "]", ERR_VALUE, "tools[1].function.name"},
         {FG ",\"functions\":[{\"name\":\"f\"}]", ERR_UNSUPPORTED_PARAM, "functions"},
         {FG ",\"function_call\":\"auto\"", ERR_UNSUPPORTED_PARAM, "function_call"},
-        {FG ",\"tool_choice\":\"any\"", ERR_VALUE, "tool_choice"},
+        {FG ",\"tool_choice\":\"every\"", ERR_VALUE, "tool_choice"},
         {FG ",\"tool_choice\":1", ERR_TYPE, "tool_choice"},
         {FG ",\"tool_choice\":{}", ERR_MISSING, "tool_choice.type"},
         {FG ",\"tool_choice\":{\"type\":\"function\"}", ERR_MISSING, "tool_choice.function"},
