@@ -170,7 +170,7 @@ static void chat_end(struct answer *a, struct choice *c, struct buf *out)
     write_ids(a, c, out);
 }
 
-static const struct answer_form chat_form = {
+const struct answer_form api_chat_form = {
     .id_prefix = "chatcmpl-",
     .object = "chat.completion",
     .chunk_object = "chat.completion.chunk",
@@ -187,5 +187,5 @@ static const struct answer_form chat_form = {
 
 void api_chat(struct exchange *x)
 {
-    answer_handle(x, &chat_form, chat_prepare);
+    answer_handle(x, &api_chat_form, chat_prepare);
 }

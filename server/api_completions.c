@@ -51,10 +51,11 @@ static int fill_prompts(struct exchange *x, struct err *err)
     return code;
 }
 
-static int take_prompts(struct exchange *x, int n_prompts, struct err *err)
+int api_take_prompts(struct exchange *x, struct err *err)
 {
     struct answer *a = x->api;
     const struct request *r = &a->request;
+    int n_prompts = r->n_prompts;
     int code = answer_prompts(x, n_prompts, err);
     if (!code && r->suffix)
         code = fill_prompts(x, err);
@@ -83,7 +84,7 @@ static int completion_prepare(struct exchange *x, struct err *err)
     if (code)
         return code;
     buf_free(&x->body);
-    code = take_prompts(x, a->request.n_prompts, err);
+    code = api_take_prompts(x, err);
     request_free(&a->request);
     return code;
 }

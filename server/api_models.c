@@ -2,10 +2,32 @@
  * answer 503: readiness probes ask here. */
 #include <string.h>
 
+#include "engine/template/chat.h"
+#include "engine/template/fim.h"
 #include "server/api.h"
 #include "server/app.h"
 #include "server/exchange.h"
 #include "server/request.h"
+
+static const char *truth(bool value)
+{
+    return value ? "true" : "false";
+}
+
+/* What Mistral's API says of a model, in its words; its clients read no list without them. */
+static void write_capabilities(const struct app *app, struct buf *out)
+{
+    const struct chat *chat = engine_chat(app->engine);
+    struct fim fim;
+    bool chats = chat_has_template(chat) || chat_native(chat);
+    bool calls = chats && app->format.dialect && chat_takes_tools(chat);
+    buf_format(out,
+               "\"type\":\"base\",\"max_context_length\":%d,\"capabilities\":{"
+               "\"completion_chat\":%s,\"completion_fim\":%s,\"function_calling\":%s,"
+               "\"fine_tuning\":false,\"vision\":false}",
+               engine_info(app->engine)->max_model_len, truth(chats),
+               truth(fim_find(engine_tokenizer(app->engine), &fim)), truth(calls));
+}
 
 static void write_model(const struct app *app, const char *name, struct buf *out)
 {
@@ -17,9 +39,11 @@ static void write_model(const struct app *app, const char *name, struct buf *out
     buf_json_string(out, info->model_name, strlen(info->model_name));
     buf_format(out,
                ",\"parent\":null,\"max_model_len\":%d,\"permission\":[],\"meta\":{\"n_ctx\":%d,"
-               "\"n_ctx_train\":%d,\"n_vocab\":%d,\"n_params\":%lld,\"size\":%lld}}",
+               "\"n_ctx_train\":%d,\"n_vocab\":%d,\"n_params\":%lld,\"size\":%lld},",
                info->max_model_len, info->max_model_len, info->context_length, info->vocab_size,
                (long long)info->n_parameters, (long long)info->weight_bytes);
+    write_capabilities(app, out);
+    buf_byte(out, '}');
 }
 
 static void answer_buf(struct exchange *x, struct buf *out)

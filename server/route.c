@@ -12,6 +12,7 @@ const struct route route_table[] = {
     {"POST", "/v1/chat/completions", api_chat, .body = true, .model = true, .label = "chat"},
     {"POST", "/v1/completions", api_completions, .body = true, .model = true,
      .label = "completions"},
+    {"POST", "/v1/fim/completions", api_fim, .body = true, .model = true, .label = "fim"},
     {"POST", "/infill", api_infill, .body = true, .model = true, .label = "infill"},
     {"POST", "/apply-template", api_apply_template, .body = true, .model = true,
      .label = "apply_template"},

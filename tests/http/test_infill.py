@@ -1,5 +1,6 @@
-"""Fill-in-the-middle: /v1/completions with `suffix`, and llama.cpp's POST /infill, on the golden
-model whose tokenizer has single bytes and Mistral's control tokens."""
+"""Fill-in-the-middle: /v1/completions with `suffix`, Mistral's POST /v1/fim/completions and
+llama.cpp's POST /infill, on the golden model whose tokenizer has single bytes and Mistral's control
+tokens."""
 
 from __future__ import annotations
 
@@ -7,7 +8,7 @@ import json
 
 import pytest
 
-from conftest import ROOT, Server
+from conftest import ROOT, Server, sse
 
 BOS, PREFIX, SUFFIX, BYTE = 1, 11, 13, 32
 
@@ -81,6 +82,59 @@ def test_what_does_not_go_with_a_suffix(coder):
 def test_a_model_without_the_tokens_refuses(server):
     refused(server, "/v1/completions", {"prompt": "a", "suffix": "b"}, "suffix", "fill-in-the-middle")
     refused(server, "/infill", {"input_prefix": "a", "input_suffix": "b"}, "input_suffix", "fill-in-the-middle")
+    refused(server, "/v1/fim/completions", {"prompt": "a", "suffix": "b"}, "suffix", "fill-in-the-middle")
+
+
+def fim(server, **fields):
+    status, _, body = server.post("/v1/fim/completions", {"temperature": 0, "return_token_ids": True, **fields})
+    assert status == 200, body
+    return json.loads(body)
+
+
+def test_mistral_fim_is_a_completion_answered_as_a_chat(coder):
+    how = {"model": "codestral", "prompt": "def f(", "suffix": "    return a\n", "max_tokens": 6}
+    answer, same = fim(coder, **how), complete(coder, **how)
+    choice = answer["choices"][0]
+    assert answer["object"] == "chat.completion" and answer["usage"] == same["usage"]
+    assert choice["message"]["role"] == "assistant"
+    assert choice["message"]["content"] == same["choices"][0]["text"]
+    assert choice["token_ids"] == same["choices"][0]["token_ids"]
+    assert choice["finish_reason"] == same["choices"][0]["finish_reason"]
+    for suffix in ("", None):
+        assert fim(coder, prompt="a", suffix=suffix, max_tokens=1)["prompt_token_ids"] == [BOS, *tokens("a")]
+
+
+def test_mistral_fim_streams(coder):
+    how = {"prompt": "def f(", "suffix": "\n", "temperature": 0, "max_tokens": 9, "stop": None}
+    status, _, raw = coder.post("/v1/fim/completions", {**how, "stream": True})
+    events = sse(raw)
+    assert status == 200 and events[-1] == "[DONE]"
+    assert all(e["object"] == "chat.completion.chunk" for e in events[:-1])
+    choices = [e["choices"][0] for e in events[:-1]]
+    assert "".join(c["delta"].get("content", "") for c in choices) == fim(coder, **how)["choices"][0][
+        "message"]["content"]
+    assert [c["finish_reason"] for c in choices] == [None] * (len(choices) - 1) + ["length"]
+
+
+def test_mistral_fim_has_the_room_there_is(coder):
+    """Without max_tokens it goes on until the model ends, or the context does."""
+    usage = fim(coder, prompt="def f(", suffix="\n")["usage"]
+    limit = json.loads(coder.get("/v1/models")[2])["data"][0]["max_model_len"]
+    assert usage["completion_tokens"] > 16 or usage["total_tokens"] == limit, usage
+    for body, param in (({}, "prompt"), ({"prompt": ["a"]}, "prompt"), ({"prompt": [1]}, "prompt"),
+                        ({"prompt": "a", "suffix": 1}, "suffix"), ({"prompt": "a", "max_tokens": -2}, "max_tokens")):
+        status, _, raw = coder.post("/v1/fim/completions", body)
+        assert status == 400 and json.loads(raw)["error"]["param"] == param
+
+
+def test_the_model_list_tells_who_can(coder, server):
+    """In the words of Mistral's API, whose clients read no list without them."""
+    for who, fills, calls in ((coder, True, None), (server, False, True)):
+        model = json.loads(who.get("/v1/models")[2])["data"][0]
+        assert model["type"] == "base" and model["max_context_length"] == model["max_model_len"]
+        assert model["capabilities"]["completion_fim"] is fills
+        assert model["capabilities"]["completion_chat"] is True and model["capabilities"]["vision"] is False
+        assert calls is None or model["capabilities"]["function_calling"] is calls
 
 
 def infill(server, **fields):

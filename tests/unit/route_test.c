@@ -17,6 +17,7 @@ TEST(rows_are_found_by_method_and_path)
     const char *allow;
     EXPECT(find("POST", "/v1/chat/completions", &allow)->handle == api_chat);
     EXPECT(find("POST", "/v1/completions", &allow)->handle == api_completions);
+    EXPECT(find("POST", "/v1/fim/completions", &allow)->handle == api_fim);
     EXPECT(find("POST", "/infill", &allow)->handle == api_infill);
     EXPECT(find("POST", "/tokenize", &allow)->handle == api_tokenize);
     EXPECT(find("POST", "/detokenize", &allow)->handle == api_detokenize);
