@@ -42,6 +42,9 @@ const struct config_option config_options[] = {
      MODEL,
      "how the model writes tool calls; auto tells it from the chat template and the tokenizer; "
      "with none, requests with tools are refused"},
+    {"tool_call_stream", WORD(tool_call_stream, "fragments", "fragments|whole"), MODEL,
+     "how streams carry tool calls: their arguments as they are generated, in fragments, or all "
+     "calls whole in one chunk at the end, as Mistral's API does it and its clients need it"},
     {"reasoning_parser", WORD(reasoning_parser, "auto", "auto|none|mistral|think"), MODEL,
      "how the model marks its reasoning: [THINK] (mistral) or <think> (think); none leaves it in "
      "the text"},

@@ -27,6 +27,7 @@ struct config {
     const char *tokenizer;      /* auto, spm, json */
     const char *repack_cache; /* folder, or NULL */
     const char *tool_call_parser, *reasoning_parser; /* auto, none, or a row of toolcall.c */
+    const char *tool_call_stream; /* fragments, whole */
     /* engine */
     const char *device, *cuda_plugin, *cpu_isa, *quant, *kv_cache_type;
     int64_t threads, max_seqs, max_batch_tokens, max_model_len, block_size, kv_cache_bytes;

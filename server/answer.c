@@ -149,7 +149,8 @@ static void take_piece(void *user, const struct toolcall *t, enum toolcall_kind 
     (void)t;
     if (kind == TOOLCALL_REASONING && !a->request.show_reasoning)
         return;
-    if (!a->request.stream) {
+    bool of_call = kind == TOOLCALL_NAME || kind == TOOLCALL_ARGUMENTS;
+    if (!a->request.stream || (of_call && a->whole_calls)) {
         a->form->take_piece(a, c, &piece);
         return;
     }
@@ -159,8 +160,14 @@ static void take_piece(void *user, const struct toolcall *t, enum toolcall_kind 
     reader->wrote = true;
 }
 
-static void write_end_frame(struct answer *a, struct choice *c, struct buf *out)
+/* The frame of the calls that waited for the end, if any did, and the end's. */
+static void write_end_frames(struct answer *a, struct choice *c, struct buf *out)
 {
+    if (c->calls.size) {
+        begin_frame(a, c, out);
+        a->form->write_calls(a, c, out);
+        end_frame(a, c, out);
+    }
     begin_frame(a, c, out);
     a->form->write_end(a, c, out);
     end_frame(a, c, out);
@@ -308,7 +315,7 @@ static void finish_choice(struct exchange *x, struct answer *a, struct choice *c
             answer_whole(x, a);
         return;
     }
-    write_end_frame(a, c, &x->out);
+    write_end_frames(a, c, &x->out);
     if (a->n_done == a->n_choices)
         end_stream(x, a);
     else
@@ -402,6 +409,7 @@ static int open_parsers(struct exchange *x, struct answer *a, struct err *err)
 {
     const struct request *r = &a->request;
     a->readers = arena_array(&x->arena, (size_t)a->n_choices, sizeof *a->readers);
+    a->whole_calls = x->app->whole_calls;
     a->parsing = (struct toolcall_options){
         .format = &x->app->format,
         .calls = r->tools.n_names > 0,

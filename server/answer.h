@@ -40,6 +40,7 @@ struct answer_form {
     void (*take_piece)(struct answer *a, struct choice *c, const struct answer_piece *piece);
     void (*write_piece)(struct answer *a, struct choice *c, const struct answer_piece *piece,
                         struct buf *out);
+    void (*write_calls)(struct answer *a, struct choice *c, struct buf *out); /* all taken calls */
 };
 
 struct answer {
@@ -52,6 +53,7 @@ struct answer {
                              * number i * n + j; so is its channel */
     int n_choices, n_done;
     bool parses; /* every choice gets a parser: tools are offered, or the model reasons */
+    bool whole_calls; /* in a stream: the calls wait for the choice's end */
     bool thinks; /* the prompt ends inside of reasoning */
     struct answer_reader { /* per choice, in the arena: whose output a parser reads */
         struct exchange *x;

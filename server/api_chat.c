@@ -79,10 +79,21 @@ static void chat_take_piece(struct answer *a, struct choice *c, const struct ans
         close_call(c);
         if (!a->request.tools.legacy) {
             buf_text(&c->calls, c->calls.size ? "}},{" : "{");
+            if (a->request.stream)
+                buf_format(&c->calls, "\"index\":%d,", toolcall_n_calls(c->parser) - 1);
             write_id(&c->calls, c);
         }
         write_function(&c->calls, piece);
     }
+}
+
+/* All that came. */
+static void write_calls(const struct answer *a, struct choice *c, struct buf *out)
+{
+    close_call(c);
+    buf_text(out, a->request.tools.legacy ? "\"function_call\":" : "\"tool_calls\":[");
+    buf_add(out, c->calls.data, c->calls.size);
+    buf_text(out, a->request.tools.legacy ? "}" : "}}]");
 }
 
 static void chat_write_piece(struct answer *a, struct choice *c, const struct answer_piece *piece,
@@ -131,10 +142,8 @@ static void chat_whole(struct answer *a, struct choice *c, struct buf *out)
         buf_json_string(out, c->reasoning.data, c->reasoning.size);
     }
     if (c->calls.size) {
-        close_call(c);
-        buf_text(out, a->request.tools.legacy ? ",\"function_call\":" : ",\"tool_calls\":[");
-        buf_add(out, c->calls.data, c->calls.size);
-        buf_text(out, a->request.tools.legacy ? "}" : "}}]");
+        buf_byte(out, ',');
+        write_calls(a, c, out);
     }
     buf_text(out, ",\"refusal\":null},\"logprobs\":");
     choice_write_logprobs(c, CHOICE_CHAT, true, out);
@@ -155,6 +164,16 @@ static void chat_delta(struct answer *a, struct choice *c, struct buf *out)
 {
     buf_text(out, "\"delta\":{\"content\":");
     buf_json_string(out, c->text.data, c->text.size);
+    buf_text(out, "},\"logprobs\":");
+    choice_write_logprobs(c, CHOICE_CHAT, false, out);
+    buf_text(out, ",\"finish_reason\":null");
+    write_ids(a, c, out);
+}
+
+static void chat_calls(struct answer *a, struct choice *c, struct buf *out)
+{
+    buf_text(out, "\"delta\":{");
+    write_calls(a, c, out);
     buf_text(out, "},\"logprobs\":");
     choice_write_logprobs(c, CHOICE_CHAT, false, out);
     buf_text(out, ",\"finish_reason\":null");
@@ -183,6 +202,7 @@ const struct answer_form api_chat_form = {
     .write_role = chat_role,
     .take_piece = chat_take_piece,
     .write_piece = chat_write_piece,
+    .write_calls = chat_calls,
 };
 
 void api_chat(struct exchange *x)

@@ -34,6 +34,7 @@ struct app {
     const char *names[CONFIG_LIST_MAX]; /* the names the model is served under; [0] is answered */
     int n_names;
     struct toolcall_format format; /* how the model writes tool calls and reasoning */
+    bool whole_calls;        /* streams carry tool calls whole: the option tool_call_stream */
     int64_t created;         /* Unix seconds: when the model was loaded */
     struct http *http;
     struct auth *auth;

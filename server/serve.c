@@ -176,6 +176,7 @@ static void serve_on_loaded(uv_async_t *async)
         uv_stop(&s->loop);
         return;
     }
+    app->whole_calls = strcmp(s->config->tool_call_stream, "whole") == 0;
     app->engine = s->engine;
     app->created = (int64_t)time(NULL);
     const struct config_list *names = &s->config->served_model_name;

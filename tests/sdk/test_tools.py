@@ -195,6 +195,26 @@ def test_schemas(server, schemas, messages, fields):  # noqa: F811
             (*item, "finish_reason"), (*item, "logprobs"), ("properties", "usage")])
 
 
+def test_whole_calls_in_streams():
+    """--tool-call-stream whole: what Mistral's clients need of each delta (a call with its name and
+    all arguments), and what OpenAI's client reads as well."""
+    from conftest import serving
+    with serving("--tool-call-stream", "whole") as server:
+        body = {"messages": BOTH, "tools": [WEATHER, TIMER], "temperature": 0}
+        whole = server.chat(**body)["choices"][0]
+        events = sse(server.post("/v1/chat/completions", {**body, "stream": True})[2])
+        deltas = [e["choices"][0]["delta"].get("tool_calls") for e in events[:-1]]
+        (calls,) = [d for d in deltas if d]
+        assert [c["index"] for c in calls] == [0, 1] and all(c["id"] for c in calls)
+        assert [c["function"] for c in calls] == [c["function"] for c in whole["message"]["tool_calls"]]
+        assert events[-2]["choices"][0]["finish_reason"] == "tool_calls"
+        with openai.OpenAI(base_url=server.url + "/v1", api_key="none") as client:
+            with client.chat.completions.stream(**HOW, messages=BOTH, tools=[WEATHER, TIMER]) as stream:
+                final = stream.get_final_completion()
+        assert called(final.choices[0].message) == [
+            ("get_weather", {"location": "Rome"}), ("get_weather", {"location": "Oslo"})]
+
+
 def test_template_without_tools(tmp_path):
     from conftest import Server
     template = tmp_path / "plain.jinja"

@@ -17,12 +17,15 @@ static void expect_text(json_t *json, const char *path, const char *text)
 #define ASK "\"messages\":[{\"role\":\"user\",\"content\":\"Hi\"}]"
 
 /* A chat request with these members, to a model of Mistral's dialect that may reason. */
+static bool whole_calls; /* the server's option */
+
 static void begin_tools(const char *members, const char *thinking)
 {
     char body[512];
     struct err err;
     open_rig();
     takes_tools = true;
+    app.whole_calls = whole_calls;
     EXPECT_INT(toolcall_detect(&app.format, NULL, tok, "mistral", thinking, &err), 0);
     snprintf(body, sizeof body, "{" ASK "%s%s}", members[0] ? "," : "", members);
     run(api_chat, body);
@@ -85,6 +88,41 @@ TEST(calls_of_a_stream)
         json_decref(json);
     }
     EXPECT(frame(9) == NULL);
+    end();
+}
+
+TEST(calls_of_a_stream_come_whole_where_that_is_wanted)
+{
+    whole_calls = true;
+    begin_tools(TOOLS ",\"stream\":true", "none");
+    call_events();
+    done(0, FINISH_STOP, "", 3, 5);
+    json_t *json = frame(3); /* after the role, "Wait." and " " */
+    expect_text(json, "choices.0.delta.tool_calls.0.function.name", "f");
+    expect_text(json, "choices.0.delta.tool_calls.0.function.arguments", "{\"a\": \"\xC3\xA9\"}");
+    expect_text(json, "choices.0.delta.tool_calls.1.function.name", "g");
+    expect_text(json, "choices.0.delta.tool_calls.1.function.arguments", "{}");
+    for (int i = 0; i < 2; i++) {
+        json_t *call = json_array_get(at(json, "choices.0.delta.tool_calls"), (size_t)i);
+        EXPECT_INT(json_integer_value(at(call, "index")), i);
+        EXPECT(at(call, "id") && at(call, "type"));
+    }
+    json_decref(json);
+    expect_frame(4, "choices.0.finish_reason", "\"tool_calls\"");
+    EXPECT(frame(5) == NULL);
+
+    begin_tools("\"functions\":[{\"name\":\"f\"}],\"stream\":true", "none");
+    call_events();
+    done(0, FINISH_STOP, "", 3, 5);
+    json = frame(3);
+    expect_text(json, "choices.0.delta.function_call.name", "f");
+    expect_text(json, "choices.0.delta.function_call.arguments", "{\"a\": \"\xC3\xA9\"}");
+    json_decref(json);
+
+    begin_tools(TOOLS ",\"stream\":true", "none"); /* without calls nothing changes */
+    token_event(0, "Hi", "Hi", NAN);
+    done(0, FINISH_STOP, "", 3, 5);
+    expect_frame(2, "choices.0.finish_reason", "\"stop\"");
     end();
 }
 
