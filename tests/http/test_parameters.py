@@ -205,6 +205,10 @@ def test_good_chat(server, row):
     [*HI, {"role": "assistant", "content": None, "tool_calls": [
         {"id": "123456789", "type": "function", "function": {"name": "f", "arguments": "{}"}}]},
      {"role": "tool", "content": "5", "tool_call_id": "123456789"}],
+    [*HI, {"role": "assistant", "content": [], "tool_calls": [
+        {"id": "123456789", "type": "function", "function": {"name": "f", "arguments": ""}}]},
+     {"role": "tool", "content": [{"type": "text", "text": "5"}], "tool_call_id": "123456789"}],
+    [*HI, {"role": "assistant", "content": None}, {"role": "user", "content": "Well?"}],
 ])
 def test_messages(server, messages):
     assert server.chat(messages=messages, max_tokens=5)["choices"][0]["message"]["role"] == "assistant"

@@ -246,5 +246,7 @@ def test_reasoning_opened_by_the_template(tmp_path):
         deltas = [e["choices"][0]["delta"] for e in sse(body)[:-1]]
         assert "".join(d.get("reasoning_content", "") for d in deltas) == message["reasoning_content"]
         assert not any(d.get("content") for d in deltas)
+        # and the message goes back as it came: nothing said, null as content
+        server.chat(messages=[*PARIS, message, {"role": "user", "content": "Go on"}], max_tokens=1)
     finally:
         server.close()
