@@ -27,6 +27,50 @@ static int check_tools(const struct app *app, const struct request *r, struct er
     return 0;
 }
 
+/* ---- ids of calls */
+
+/* What Mistral's models were taught, and their encoding and many of their templates insist on. */
+enum { CALL_ID_BYTES = 9 };
+
+static bool is_short_id(const char *id)
+{
+    static const char allowed[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789";
+    return strlen(id) == CALL_ID_BYTES && strspn(id, allowed) == CALL_ID_BYTES;
+}
+
+/* Nine digits for an id of another make, the same for the same: the low ones of its FNV-1a hash. */
+static int shorten_id(json_t *object, const char *member, struct err *err)
+{
+    char text[CALL_ID_BYTES + 1];
+    const char *id = json_string_value(json_object_get(object, member));
+    if (!id || is_short_id(id))
+        return 0;
+    uint64_t hash = 0xcbf29ce484222325u;
+    for (const char *c = id; *c; c++)
+        hash = (hash ^ (uint8_t)*c) * 0x100000001b3u;
+    snprintf(text, sizeof text, "%09u", (unsigned)((hash ^ hash >> 32) % 1000000000u));
+    if (json_object_set_new(object, member, json_string(text)))
+        return err_set(err, ERR_NOMEM, "out of memory while reading messages");
+    return 0;
+}
+
+/* Ids that a client or another server made up, where only short ones are taken. */
+static int shorten_ids(const struct app *app, json_t *messages, struct err *err)
+{
+    const struct chat *chat = engine_chat(app->engine);
+    size_t i, k;
+    json_t *message, *call;
+    int code = 0;
+    if (!chat_native(chat) && !chat_holds(chat, "length != 9"))
+        return 0;
+    json_array_foreach(messages, i, message) {
+        json_array_foreach(json_object_get(message, "tool_calls"), k, call)
+            code = code ? code : shorten_id(call, "id", err);
+        code = code ? code : shorten_id(message, "tool_call_id", err);
+    }
+    return code;
+}
+
 /* ---- by the template */
 
 static int render(const struct app *app, const struct request *r, struct template_text *out,
@@ -39,7 +83,9 @@ static int render(const struct app *app, const struct request *r, struct templat
         .add_generation_prompt = r->add_generation_prompt,
         .continue_final_message = r->continue_final_message || r->prefix,
     };
-    int code = chat_render(engine_chat(app->engine), &request, out, err);
+    int code = shorten_ids(app, r->messages, err);
+    if (!code)
+        code = chat_render(engine_chat(app->engine), &request, out, err);
     if (code == ERR_VALUE && err && !err->param[0]) /* what the template raised */
         snprintf(err->param, sizeof err->param, "messages");
     return code;
@@ -78,18 +124,23 @@ static bool is_legacy(const json_t *messages)
 static int encode_native(const struct app *app, const struct request *r, struct token_list *ids,
                          struct err *err)
 {
-    const json_t *sent = field_get(r->root, "messages"), *effort = NULL;
+    json_t *sent = json_object_get(r->root, "messages"), *effort = NULL;
     const char *kind = NULL;
     int version = chat_native(engine_chat(app->engine));
+    if (is_legacy(sent))
+        sent = r->messages;
+    int code = shorten_ids(app, sent, err);
+    if (code)
+        return code;
     if (version >= 15)
         effort = json_object_get(r->kwargs, "reasoning_effort");
     json_t *request =
         json_pack("{s:s, s:O, s:O?, s:O?, s:b}", "model", r->model, "messages",
-                  is_legacy(sent) ? r->messages : sent, "tools", r->tools.offered,
+                  sent, "tools", r->tools.offered,
                   "reasoning_effort", effort, "continue_final_message", r->continue_final_message);
     if (!request)
         return err_set(err, ERR_NOMEM, "out of memory while encoding a conversation");
-    int code = mistral_encode_chat(engine_tokenizer(app->engine), version, MISTRAL_SERVING, request,
+    code = mistral_encode_chat(engine_tokenizer(app->engine), version, MISTRAL_SERVING, request,
                                    ids, &kind, err);
     json_decref(request);
     if (code == ERR_VALUE && err)

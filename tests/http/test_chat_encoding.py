@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 
@@ -54,6 +55,28 @@ def test_mistrals_own_encoding_by_option():
         assert status == 200 and json.loads(body)["prompt"] == "<s>[INST] Hello![/INST]", body
         tokens = json.loads(server.post("/tokenize", {"messages": HELLO})[2])["tokens"]
         assert tokens == prompt_ids(server)
+
+
+def test_ids_of_calls_from_elsewhere(tmp_path):
+    """Conversations begun with another server have its ids: where Mistral's nine characters are
+    insisted on, they become such, the same for the same; a fitting id stays."""
+    strict = tmp_path / "strict.jinja"
+    strict.write_text(
+        "{{ bos_token }}{% for m in messages %}[INST]{{ m.content }}[/INST]{% for c in m.tool_calls or [] %}"
+        "{% if c.id|length != 9 %}{{ raise_exception('nine') }}{% endif %}<{{ c.id }}>{% endfor %}"
+        "{% if m.tool_call_id is defined %}({{ m.tool_call_id }}){% endif %}{% endfor %}{{ tools }}")
+    ids = ("call_0123456789abcdefghijklmn", "abcdefghi", "a-b-c-d-e", "toolu_01")
+    chat = [*HELLO, {"role": "assistant", "content": None, "tool_calls": [{**CALL, "id": i} for i in ids]},
+            *({"role": "tool", "tool_call_id": i, "content": "4"} for i in ids)]
+    for options in (["--mistral-native"], ["--chat-template", str(strict), "--tool-call-parser", "mistral"]):
+        with serving(*options) as server:
+            prompt = json.loads(server.post("/apply-template", {"messages": chat})[2])["prompt"]
+            assert server.chat(messages=chat, max_tokens=1)
+            short = [prompt.count(i) for i in ids]
+            assert short == [0, 2, 0, 0], prompt
+            if options[0] == "--chat-template":
+                calls, results = re.findall(r"<(\w{9})>", prompt), re.findall(r"\((\w{9})\)", prompt)
+                assert calls == results and len(set(calls)) == 4
 
 
 def test_a_final_message_goes_on(server):
