@@ -70,8 +70,9 @@ const struct config_option config_options[] = {
     {"cpu_isa", WORD(cpu_isa, "auto", "auto|base|avx2|avx512|avx512-bf16"), ENGINE,
      "strongest CPU instructions to use; all below avx512-bf16 keep the inputs of BF16 weights in "
      "float32"},
-    {"threads", INT(threads, "0", 0, 1024), ENGINE,
-     "threads that compute on the CPU; 0 takes one for each core available"},
+    {"threads", INT(threads, "0", 0, 512), ENGINE,
+     "threads that compute on the CPU; 0 takes one for each core available, as far as a limit of "
+     "the control group (a container's CPU limit) allows"},
     {"max_seqs", INT(max_seqs, "0", 0, 4096), ENGINE,
      "sequences that run at the same time; 0 takes 64, on a GPU 256"},
     {"max_batch_tokens", INT(max_batch_tokens, "0", 0, 65536), ENGINE,

@@ -110,7 +110,7 @@ static int auth_read_file(struct auth *a, const char *path, struct err *err)
 {
     FILE *in = fopen(path, "re");
     if (in == NULL)
-        return err_set(err, ERR_IO, "api_key_file %s: %s", path, strerror(errno));
+        return err_set(err, ERR_USAGE, "api_key_file %s: %s", path, strerror(errno));
     char line[AUTH_KEY_BYTES_MAX + 4];
     int number = 0, before = a->n, rc = 0;
     while (rc == 0 && fgets(line, sizeof line, in) != NULL) {
@@ -128,7 +128,7 @@ static int auth_read_file(struct auth *a, const char *path, struct err *err)
     }
     explicit_bzero(line, sizeof line);
     if (rc == 0 && ferror(in))
-        rc = err_set(err, ERR_IO, "api_key_file %s: %s", path, strerror(errno));
+        rc = err_set(err, ERR_USAGE, "api_key_file %s: %s", path, strerror(errno));
     fclose(in);
     if (rc == 0 && a->n == before)
         rc = err_set(err, ERR_USAGE, "%s: holds no key", path);

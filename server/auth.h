@@ -17,7 +17,7 @@ enum { AUTH_DIGEST_BYTES = 32, AUTH_KEYS_MAX = 4096, AUTH_KEY_BYTES_MAX = 1024 }
 struct auth;
 
 /* keys: from options; file: one key per line (NULL: none; '#' lines and blank lines are skipped, a
- * trailing CR is cut). ERR_IO, ERR_USAGE name the file and line. No keys at all: *out lets
+ * trailing CR is cut). ERR_USAGE names the file and line. No keys at all: *out lets
  * everybody in. */
 int auth_open(const char *const *keys, int n_keys, const char *file, struct auth **out,
               struct err *err);

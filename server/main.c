@@ -1,7 +1,9 @@
 /* main: the command line: subcommands, what a person sees on the terminal, exit codes.
  *
- * Exit codes: 0 served and drained (or asked for help); 1 the model, the socket or the engine
- * failed, or a second signal cut the drain short; 2 the command line or configuration is wrong. */
+ * Exit codes: 0 served and drained (or asked for help); 1 the socket, memory or the engine failed,
+ * or a second signal cut the drain short; 2 the command line, the configuration or the model's
+ * files are wrong, and will be when it is tried again. */
+#include <fcntl.h>
 #include <jansson.h>
 #include <signal.h>
 #include <stdbool.h>
@@ -17,6 +19,18 @@
 #include "server/serve.h"
 
 enum { EXIT_OK = 0, EXIT_FAILED = 1, EXIT_USAGE = 2 };
+
+/* Descriptors 0 to 2 are taken, if need be by nothing: a socket or a file of the model that became
+ * one of them would get the log's lines, and libuv aborts when it is to close one. */
+static void main_take_standard(void)
+{
+    int fd;
+    do
+        fd = open("/dev/null", O_RDWR);
+    while (fd >= 0 && fd <= STDERR_FILENO);
+    if (fd > STDERR_FILENO)
+        close(fd);
+}
 
 static char sigbus_line[600];
 static size_t sigbus_size;
@@ -104,14 +118,18 @@ static int main_serve(int argc, char **argv)
     hooks.plan = config.quiet ? NULL : main_plan;
     hooks.ready = main_ready;
     struct err err = {0};
-    switch (serve_run(&config, &hooks, &err)) {
+    enum serve_end end = serve_run(&config, &hooks, &err);
+    switch (end) {
     case SERVE_DRAINED:
         config_free(&config);
         return EXIT_OK;
     case SERVE_QUIT:
         _exit(EXIT_OK);
+    case SERVE_UNABLE:
     case SERVE_ERROR:
         fprintf(stderr, "sirocco: %s\n", err.text[0] != '\0' ? err.text : err_text(err.code));
+        if (end == SERVE_UNABLE)
+            _exit(err.code == ERR_USAGE ? EXIT_USAGE : EXIT_FAILED);
         _exit(exit_of_model(err.code));
     case SERVE_FORCED:
     case SERVE_DEAD:
@@ -239,6 +257,7 @@ static int main_run(const struct command *command, int argc, char **argv)
 int main(int argc, char **argv)
 {
     static char serve[] = "serve";
+    main_take_standard();
     if (argc < 2)
         return main_serve(argc, argv);
     if (strcmp(argv[1], "--version") == 0 || strcmp(argv[1], "-V") == 0)

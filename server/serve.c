@@ -3,6 +3,7 @@
  * by joining.
  *
  * States (function that moves it):
+ *   opening (serve_open) --> LOADING | end (UNABLE)
  *   LOADING  --serve_on_loaded--> READY | end (ERROR)
  *   LOADING  --signal (serve_on_signal)--> end (QUIT)
  *   READY    --signal--> DRAINING: listener closed, /ready 503, new work refused
@@ -361,7 +362,7 @@ enum serve_end serve_run(const struct config *config, const struct serve_hooks *
     signal(SIGUSR1, SIG_IGN);
     signal(SIGUSR2, SIG_IGN);
     if (serve_open(&s, err) != 0)
-        return SERVE_ERROR;
+        return SERVE_UNABLE;
     uv_run(&s.loop, UV_RUN_DEFAULT);
     if (s.end == SERVE_ERROR)
         *err = s.load_err;

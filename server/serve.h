@@ -16,7 +16,8 @@ enum serve_end {
     SERVE_FORCED,  /* a second signal, or the drain could not be finished: threads may still run */
     SERVE_QUIT,    /* a signal before the model was loaded: the loader still runs */
     SERVE_DEAD,    /* the engine failed; threads may still run */
-    SERVE_ERROR    /* it never served: *err tells why; threads may still run */
+    SERVE_UNABLE,  /* no socket, thread or memory to begin with, or a wrong option: see *err */
+    SERVE_ERROR    /* the model was not loaded: *err tells why; threads may still run */
 };
 
 /* Serve until a signal. After every end but SERVE_DRAINED the caller must leave by _exit. Call once

@@ -4,9 +4,9 @@
  * are chosen once, in variants_choose, weakest to strongest; nothing asks for a CPU feature later.
  * The first error latches in device.error and every later op returns -1. */
 #include "kernels/cpu/cpu.h"
+#include "kernels/cpu/machine.h"
 #include "kernels/kv_cache.h"
 
-#include <sched.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -95,74 +95,14 @@ static void variants_choose(struct cpu_variants *v, const struct cpu_features *f
 #endif
 }
 
-/* ---- the machine ---- */
+/* ---- memory ---- */
 
-static long long read_number(const char *path)
-{
-    long long value = -1;
-    FILE *file = fopen(path, "re");
-
-    if (!file)
-        return -1;
-    if (fscanf(file, "%lld", &value) != 1)
-        value = -1;
-    fclose(file);
-    return value;
-}
-
-/* Physical cores this process may run on: of hardware threads that share a core, the one with the
- * lowest number counts, unless that one is outside the cpuset. */
-static int physical_cores(void)
-{
-    cpu_set_t set, counted;
-    int n = 0;
-
-    CPU_ZERO(&set);
-    CPU_ZERO(&counted);
-    if (sched_getaffinity(0, sizeof set, &set))
-        return 1;
-    for (int i = 0; i < CPU_SETSIZE; i++) {
-        char path[96];
-        if (!CPU_ISSET(i, &set))
-            continue;
-        snprintf(path, sizeof path, "/sys/devices/system/cpu/cpu%d/topology/thread_siblings_list",
-                 i);
-        long long first = read_number(path); /* "0,64" or "0-1": the lowest sibling comes first */
-        if (first < 0 || first >= CPU_SETSIZE)
-            first = i;
-        if (!CPU_ISSET((int)first, &counted)) {
-            CPU_SET((int)first, &counted);
-            n++;
-        }
-    }
-    return n > 0 ? n : 1;
-}
-
-/* MemAvailable of /proc/meminfo, or what the control group (version 2) leaves if that is less. */
 static size_t device_memory_free(const struct device *d)
 {
-    unsigned long long available = 0;
-    char line[160];
-    FILE *file = fopen("/proc/meminfo", "re");
-
     (void)d;
-    while (file && fgets(line, sizeof line, file))
-        if (sscanf(line, "MemAvailable: %llu kB", &available) == 1)
-            break;
-    if (file)
-        fclose(file);
-    available *= 1024;
-    long long limit = read_number("/sys/fs/cgroup/memory.max");
-    long long used = read_number("/sys/fs/cgroup/memory.current");
-    if (limit >= 0 && used >= 0) {
-        unsigned long long left = limit > used ? (unsigned long long)(limit - used) : 0;
-        if (left < available)
-            available = left;
-    }
-    return (size_t)available;
+    return cpu_machine_memory_free("");
 }
 
-/* ---- memory ---- */
 
 /* calloc gives large blocks as untouched zero pages; the pointer it returned is kept just before
  * the aligned one. */
@@ -415,7 +355,8 @@ static int device_open(const struct device_options *options, struct device **out
     if (!d)
         return complain(error, error_bytes, "no memory for the CPU device");
     d->features = f;
-    d->n_threads = options->n_threads ? options->n_threads : physical_cores();
+    d->n_threads = options->n_threads ? options->n_threads : cpu_machine_threads("");
+    d->n_threads = d->n_threads < THREADS_MAX ? d->n_threads : THREADS_MAX;
     d->scratch = device_alloc(d, (size_t)d->n_threads * CPU_SCRATCH);
     d->pool = d->scratch ? pool_open(d->n_threads) : NULL;
     if (!d->pool) {

@@ -101,7 +101,7 @@ TEST(key_file)
     EXPECT_INT(open_text("", 0, &a, &err), ERR_USAGE);
     EXPECT_INT(open_text("a b\n", 4, &a, &err), ERR_USAGE);
     EXPECT_INT(open_text("a\0b\n", 4, &a, &err), ERR_USAGE);
-    EXPECT_INT(auth_open(NULL, 0, "/nonexistent/keys", &a, &err), ERR_IO);
+    EXPECT_INT(auth_open(NULL, 0, "/nonexistent/keys", &a, &err), ERR_USAGE);
     char line[AUTH_KEY_BYTES_MAX + 10];
     memset(line, 'k', sizeof line);
     EXPECT_INT(open_text(line, sizeof line, &a, &err), ERR_USAGE);
