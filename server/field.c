@@ -132,6 +132,12 @@ int field_string(const json_t *object, const char *name, size_t bytes_max, struc
     return 1;
 }
 
+const char *field_word(const json_t *string)
+{
+    const char *text = json_string_value(string);
+    return strlen(text) == json_string_length(string) ? text : "";
+}
+
 int field_array(const json_t *object, const char *name, const json_t **out, struct err *err)
 {
     const json_t *value = field_get(object, name);

@@ -32,6 +32,9 @@ int field_string(const json_t *object, const char *name, size_t bytes_max, struc
 int field_array(const json_t *object, const char *name, const json_t **out, struct err *err);
 int field_object(const json_t *object, const char *name, const json_t **out, struct err *err);
 
+/* A string as a C string to compare with words; "" where it holds a NUL, which no word does. */
+const char *field_word(const json_t *string);
+
 /* The value itself as an integer: 1, or 0 when it is none (a float with a fraction, a string...).
  */
 int field_integral(const json_t *value, int64_t *out);

@@ -120,7 +120,7 @@ static int add_part(struct build *b, enum role role, const json_t *part, struct 
     int code = member_string(b, path.text, part, "type", MESSAGES_TEXT_BYTES_MAX, &type);
     if (code <= 0)
         return code ? code : missing(b->err, below(path.text, "type"));
-    const char *name = json_string_value(type);
+    const char *name = field_word(type);
     if (!strcmp(name, "thinking") && (role == ROLE_ASSISTANT || role == ROLE_SYSTEM))
         return 0; /* see add_thinking */
     bool refusal = role == ROLE_ASSISTANT && !strcmp(name, "refusal");
@@ -215,7 +215,7 @@ static int build_call(struct build *b, const json_t *call, struct path path, jso
         return code ? code : missing(b->err, below(path.text, "id"));
     if ((code = member_string(b, path.text, call, "type", 64, &type)) < 0)
         return code;
-    if (code && strcmp(json_string_value(type), "function"))
+    if (code && strcmp(field_word(type), "function"))
         return err_param(b->err, ERR_VALUE, below(path.text, "type").text,
                          "Invalid value for '%s.type': expected 'function'.", path.text);
     struct path inside = below(path.text, "function");
@@ -378,7 +378,7 @@ static int find_role(struct build *b, const json_t *message)
     if (code <= 0)
         return code ? code : missing(b->err, path);
     for (int i = 0; i < ROLE_COUNT; i++)
-        if (!strcmp(json_string_value(role), roles[i].name))
+        if (!strcmp(field_word(role), roles[i].name))
             return i;
     return err_param(b->err, ERR_VALUE, path.text,
                      "Invalid value for '%s': expected one of 'developer', 'system', 'user', "

@@ -399,7 +399,7 @@ static int parse_kwargs(struct request *r, struct err *err)
     int code = field_string(r->root, "reasoning_effort", 64, &effort, err);
     TRY(code);
     for (size_t i = 0; code && i < sizeof efforts / sizeof efforts[0]; i++)
-        known = known || !strcmp(effort.text, efforts[i]);
+        known = known || (strlen(effort.text) == effort.size && !strcmp(effort.text, efforts[i]));
     if (code && !known)
         return err_param(err, ERR_VALUE, "reasoning_effort",
                          "Invalid 'reasoning_effort': expected one of none, minimal, low, medium, "

@@ -77,7 +77,7 @@ static int check_response_format(const json_t *root, struct err *err)
                          "Missing required parameter: 'response_format.type'.");
     if (!json_is_string(type))
         return field_type_error(err, "response_format.type", "a string", type);
-    const char *name = json_string_value(type);
+    const char *name = field_word(type);
     if (!strcmp(name, "text"))
         return 0;
     if (!strcmp(name, "json_object") || !strcmp(name, "json_schema"))
@@ -102,7 +102,7 @@ static int check_modalities(const json_t *root, struct err *err)
         const json_t *one = json_array_get(modalities, i);
         if (!json_is_string(one))
             return field_type_error(err, "modalities", "an array of strings", one);
-        if (strcmp(json_string_value(one), "text"))
+        if (strcmp(field_word(one), "text"))
             return err_param(
                 err, ERR_UNSUPPORTED_VALUE, "modalities",
                 "Unsupported value: this server answers in the modality 'text' alone.");

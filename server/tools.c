@@ -54,7 +54,7 @@ static int need_string(const json_t *object, const char *path, const char *membe
         return err_param(err, ERR_STRING_LONG, p.text,
                          "Invalid '%s': string too long. Expected at most %zu bytes, but got %zu.",
                          p.text, bytes_max, json_string_length(value));
-    *out = json_string_value(value);
+    *out = field_word(value);
     return 0;
 }
 
@@ -69,8 +69,7 @@ static int check_name(const json_t *function, const char *path, const char **nam
 {
     struct path p = below(path, "name");
     int code = need_string(function, path, "name", TOOLS_NAME_BYTES_MAX, name, err);
-    if (code ||
-        (is_name(*name) && strlen(*name) == json_string_length(json_object_get(function, "name"))))
+    if (code || is_name(*name))
         return code;
     return err_param(err, ERR_VALUE, p.text,
                      "Invalid '%s': string does not match pattern. Expected a string that matches "
@@ -325,7 +324,7 @@ static int choose(struct tools *t, const json_t *root, struct err *err)
         return 0;
     if (!json_is_string(choice) && !json_is_object(choice))
         return field_type_error(err, param, "a string or an object", choice);
-    const char *word = json_string_value(choice);
+    const char *word = json_is_string(choice) ? field_word(choice) : NULL;
     if (word && !strcmp(word, "auto"))
         return 0;
     if (word && !strcmp(word, "none")) {

@@ -99,6 +99,8 @@ static int load_json(const struct source *source, const char *name, json_t **out
     if (!file)
         return 0;
     *out = json_loadb((const char *)file->data, file->size, 0, &error);
+    if (!*out && !error.text[0]) /* jansson 2.14 has no text when an allocation failed */
+        return err_set(err, ERR_NOMEM, "%s: out of memory", name);
     if (!json_is_object(*out)) {
         json_decref(*out);
         *out = NULL;

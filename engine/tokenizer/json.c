@@ -29,7 +29,9 @@ json_t *tokenizer_parse(const struct source_file *file, struct err *err)
     }
     json_t *root = json_loadb((const char *)file->data, file->size,
                               JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, &where);
-    if (!root)
+    if (!root && !where.text[0]) /* jansson 2.14 has no text when an allocation failed */
+        err_set(err, ERR_NOMEM, "%s: out of memory", file->name);
+    else if (!root)
         err_set(err, ERR_FORMAT, "%s: line %d column %d: %s", file->name, where.line, where.column,
                 where.text);
     else if (!json_is_object(root)) {

@@ -90,6 +90,13 @@ BAD = [
      "messages[0].content[0].type"),
     ({"messages": [{"role": "user", "content": [{"type": "zzz"}]}]}, 400, ..., "messages[0].content[0].type"),
     ({"messages": [MSG, {"role": "assistant"}]}, 400, "missing_required_parameter", ...),
+    # a word with a NUL behind it is not that word
+    ({"messages": [{"role": "user\0", "content": "a"}]}, 400, "invalid_value", "messages[0].role"),
+    ({"messages": [{"role": "user", "content": [{"type": "text\0x", "text": "a"}]}]}, 400, "invalid_value",
+     "messages[0].content[0].type"),
+    (chat(response_format={"type": "text\0"}), 400, "invalid_value", "response_format.type"),
+    (chat(tools=[TOOL], tool_choice="auto\0"), 400, "invalid_value", "tool_choice"),
+    (chat(reasoning_effort="low\0"), 400, "invalid_value", "reasoning_effort"),
     # numbers
     (chat(temperature=-0.01), 400, "decimal_below_min_value", "temperature"),
     (chat(temperature=2.01), 400, "decimal_above_max_value", "temperature"),

@@ -127,6 +127,23 @@ TEST(no_template_and_broken_ones)
     }
 }
 
+static void *no_memory(size_t n)
+{
+    (void)n;
+    return NULL;
+}
+
+TEST(a_lack_of_memory_is_no_malformed_file)
+{
+    const struct file files[] = {{"tokenizer_config.json", "{}"}};
+    struct source *source;
+    struct err err;
+    json_set_alloc_funcs(no_memory, free);
+    EXPECT(open_files(files, 1, NULL, &source, &err) == NULL);
+    EXPECT_INT(err.code, ERR_NOMEM);
+    source_close(source);
+}
+
 TEST(variables)
 {
     const struct file config = {

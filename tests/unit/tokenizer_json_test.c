@@ -67,6 +67,20 @@ TEST(tokens_that_hold_spaces_can_be_merged)
                "\" b\": 6, \"a b\": 7, \" \": 8}, \"merges\": [\"  b\", \"a  b\"]", "aa b", "2 7");
 }
 
+static void *no_memory(size_t n)
+{
+    (void)n;
+    return NULL;
+}
+
+TEST(a_lack_of_memory_is_no_malformed_file)
+{
+    struct err err = {0};
+    json_set_alloc_funcs(no_memory, free);
+    EXPECT(changed("null", "null", &err) == NULL);
+    EXPECT_INT(err.code, ERR_NOMEM);
+}
+
 TEST(unknown_characters)
 {
     expect_ids("\"version\"", "\"version\"", "aXYb", "2 0 0 3");
