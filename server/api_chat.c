@@ -128,12 +128,12 @@ static void chat_write_piece(struct answer *a, struct choice *c, const struct an
     write_ids(a, c, out);
 }
 
-/* content is null where there may be calls or reasoning and is no text, here and in the sum of a
- * stream's chunks. */
+/* content is null where there are calls or reasoning and is no text. A message of neither is taken
+ * back with "" alone. */
 static void chat_whole(struct answer *a, struct choice *c, struct buf *out)
 {
     buf_text(out, "\"message\":{\"role\":\"assistant\",\"content\":");
-    if (!c->text.size && c->parser)
+    if (!c->text.size && (c->reasoning.size || c->calls.size))
         buf_text(out, "null");
     else
         buf_json_string(out, c->text.data, c->text.size);

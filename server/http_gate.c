@@ -66,9 +66,9 @@ static int gate_fields(const struct http_gate_request *r, struct err *err)
                            HTTP_GATE_LINE_MAX);
         for (size_t j = 0; j < h->value_size; j++) {
             unsigned char c = (unsigned char)h->value[j];
-            if ((c < ' ' && c != '\t') || c == 0x7f) /* above: opaque, as titles and cookies are */
-                return err_set(err, ERR_REQUEST,
-                               "A request header's value holds a control character.");
+            if ((c < ' ' && c != '\t') || c >= 0x7f)
+                return err_set(err, ERR_REQUEST, "A request header's value holds a control or "
+                                                 "non-ASCII character.");
         }
     }
     return 0;

@@ -181,7 +181,8 @@ static int build_content(struct build *b, enum role role, const json_t *message,
     *out = NULL;
     if (!content)
         return 0;
-    if (role == ROLE_ASSISTANT && json_is_array(content) && !json_array_size(content))
+    if (role == ROLE_ASSISTANT && json_is_array(content) && !json_array_size(content) &&
+        json_array_size(json_object_get(message, "tool_calls")))
         return 0; /* what some clients send beside tool calls */
     if (json_is_array(content))
         return join_parts(b, role, content, out);
@@ -350,9 +351,9 @@ static int build_assistant(struct build *b, const json_t *message, json_t *targe
         *content = json_incref((json_t *)refusal);
     if (*content || called)
         return 0;
-    /* null, as an answer of reasoning alone has it, or no parts: nothing was said */
-    if (!reasoning && !json_object_get(message, "content"))
+    if (!reasoning)
         return missing(b->err, below(b->path, "content"));
+    /* an answer of reasoning alone has null */
     *content = json_string("");
     return *content ? 0 : no_memory(b->err);
 }

@@ -328,24 +328,13 @@ static int parse_shared(struct request *r, const struct request_limits *limits, 
     return check_labels(r->root, err);
 }
 
-/* One of the names of max_tokens; -1, as other servers have it, sets no limit. */
-static int parse_limit(const json_t *root, const char *name, int64_t min, int64_t *out,
-                       struct err *err)
-{
-    int64_t tokens;
-    if (!field_integral(field_get(root, name), &tokens) || tokens != -1)
-        return field_int(root, name, min, INT64_MAX, out, err);
-    *out = INT64_MAX;
-    return 1;
-}
-
 /* max_tokens (min: 1 or, in completions, 0) and its newer name. What is above the context is
  * clamped where the prompt's length is known. */
 static int parse_max_tokens(struct request *r, int64_t min, struct err *err)
 {
     int64_t older = -1, newer = -1;
-    TRY(parse_limit(r->root, "max_tokens", min, &older, err));
-    TRY(parse_limit(r->root, "max_completion_tokens", min, &newer, err));
+    TRY(field_int(r->root, "max_tokens", min, INT64_MAX, &older, err));
+    TRY(field_int(r->root, "max_completion_tokens", min, INT64_MAX, &newer, err));
     if (older >= 0 && newer >= 0 && older != newer)
         return err_param(err, ERR_VALUE, "max_completion_tokens",
                          "'max_tokens' and 'max_completion_tokens' are both set, and differ.");

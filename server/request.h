@@ -21,7 +21,7 @@ enum {
     REQUEST_N_MAX = 128,
     REQUEST_SEQUENCES_MAX = 128, /* prompts x n */
     REQUEST_PROMPTS_MAX = 2048,
-    REQUEST_STOPS_MAX = STREAM_STOPS_MAX, /* OpenAI takes 4; harnesses and editors send more */
+    REQUEST_STOPS_MAX = 4,
     REQUEST_STOP_IDS_MAX = 128,
     REQUEST_TOP_MAX = SAMPLE_TOP_MAX,
     REQUEST_LEGACY_TOP_MAX = 5, /* completions */

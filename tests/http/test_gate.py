@@ -180,7 +180,7 @@ def test_body_one_byte_a_packet(server):
     (b"Content-Type: application/json;charset=utf-16", 415), (b"Content-Type: multipart/form-data", 415),
     (b"X-None: 1", 200), (b"Content-Encoding: gzip", 415), (b"Content-Encoding: identity", 200),
     (b"Accept: text/html", 200), (b"Upgrade: websocket\r\nConnection: close, upgrade", 200),
-    (b"Expect: 200-ok", 417), (b"X-Title: Caf\xc3\xa9", 200), (b"Cookie: a=\xff", 200)])
+    (b"Expect: 200-ok", 417)])
 def test_media_types(server, header, status):
     request = (b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\n" + header
                + b"\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % len(BODY) + BODY)

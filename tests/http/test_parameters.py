@@ -113,11 +113,11 @@ BAD = [
     (chat(n=2 ** 63 - 1), 400, "integer_above_max_value", "n"), (chat(n="1"), 400, "invalid_type", "n"),
     (chat(n=True), 400, "invalid_type", "n"), (chat(n=1.5), 400, "invalid_type", "n"),
     (chat(max_tokens=0), 400, "integer_below_min_value", "max_tokens"),
-    (chat(max_tokens=-2), 400, "integer_below_min_value", "max_tokens"),
+    (chat(max_tokens=-1), 400, "integer_below_min_value", "max_tokens"),
     (chat(max_completion_tokens=7), 400, "invalid_value", ...),
     (chat(seed=1.5), 400, "invalid_type", "seed"), (chat(seed="1"), 400, "invalid_type", "seed"),
     # stop
-    (chat(stop=""), 400, ..., ...), (chat(stop=["a"] * 17), 400, "array_above_max_length", "stop"),
+    (chat(stop=""), 400, ..., ...), (chat(stop=["a"] * 5), 400, "array_above_max_length", "stop"),
     (chat(stop="x" * 257), 400, "string_above_max_length", ...), (chat(stop=[None]), 400, "invalid_type", ...),
     (chat(stop=1), 400, "invalid_type", "stop"),
     # logprobs, bias
@@ -177,8 +177,7 @@ GOOD = [
     {"n": 1.0}, {"n": None}, {"n": 8}, {"max_tokens": 1}, {"max_tokens": 4096}, {"max_tokens": 2 ** 31},
     {"max_completion_tokens": 5}, {"max_tokens": 5, "max_completion_tokens": 5}, {"seed": -(2 ** 63)},
     {"seed": 2 ** 63 - 1}, {"stop": []}, {"stop": None}, {"stop": ["\n", "\n"]}, {"stop": "x" * 256},
-    {"stop": [f"\n{word}" for word in "class def # if print </s> import from assert with try for".split()]},
-    {"max_tokens": -1}, {"random_seed": 7},
+    {"random_seed": 7},
     {"logprobs": True}, {"logprobs": True, "top_logprobs": 0}, {"logprobs": True, "top_logprobs": 20},
     {"logprobs": False}, {"logit_bias": {}}, {"logit_bias": {"5": 100, "6": -100}},
     {"response_format": {"type": "text"}}, {"tools": []}, {"tools": None, "tool_choice": "none"},
@@ -215,7 +214,6 @@ def test_good_chat(server, row):
     [*HI, {"role": "assistant", "content": [], "tool_calls": [
         {"id": "123456789", "type": "function", "function": {"name": "f", "arguments": ""}}]},
      {"role": "tool", "content": [{"type": "text", "text": "5"}], "tool_call_id": "123456789"}],
-    [*HI, {"role": "assistant", "content": None}, {"role": "user", "content": "Well?"}],
 ])
 def test_messages(server, messages):
     assert server.chat(messages=messages, max_tokens=5)["choices"][0]["message"]["role"] == "assistant"
@@ -264,7 +262,7 @@ def test_context_edges(server):
     ({"prompt": "a", "best_of": 21}, "integer_above_max_value", "best_of"),
     ({"prompt": "a", "best_of": 1, "n": 2}, "invalid_value", "best_of"),
     ({"prompt": "a", "echo": "yes"}, "invalid_type", "echo"),
-    ({"prompt": "a", "max_tokens": -2}, "integer_below_min_value", "max_tokens"),
+    ({"prompt": "a", "max_tokens": -1}, "integer_below_min_value", "max_tokens"),
 ])
 def test_bad_completions(server, body, code, param):
     refused(server, "/v1/completions", body, 400, code, param)

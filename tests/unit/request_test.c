@@ -3,7 +3,6 @@
 #include "server/request.h"
 
 #include <dirent.h>
-#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -130,9 +129,7 @@ TEST(shared_fields_have_openai_errors)
         {"\"n\":-1e300", ERR_INT_MIN, "n"},
         {"\"n\":\"1\"", ERR_TYPE, "n"},
         {"\"n\":true", ERR_TYPE, "n"},
-        {"\"max_tokens\":-1", 0, ""},
-        {"\"max_tokens\":-2", ERR_INT_MIN, "max_tokens"},
-        {"\"max_tokens\":-1,\"max_completion_tokens\":6", ERR_VALUE, "max_completion_tokens"},
+        {"\"max_tokens\":-1", ERR_INT_MIN, "max_tokens"},
         {"\"max_tokens\":1", 0, ""},
         {"\"max_tokens\":9223372036854775807", 0, ""},
         {"\"max_tokens\":5,\"max_completion_tokens\":5", 0, ""},
@@ -141,10 +138,7 @@ TEST(shared_fields_have_openai_errors)
         {"\"stop\":\"\"", ERR_VALUE, "stop"},
         {"\"stop\":[]", 0, ""},
         {"\"stop\":[\"a\",\"b\",\"c\",\"a\"]", 0, ""},
-        {"\"stop\":[\"a\",\"b\",\"c\",\"d\",\"e\",\"f\",\"g\",\"h\",\"i\",\"j\",\"k\",\"l\","
-         "\"m\",\"n\",\"o\",\"p\"]", 0, ""},
-        {"\"stop\":[\"a\",\"b\",\"c\",\"d\",\"e\",\"f\",\"g\",\"h\",\"i\",\"j\",\"k\",\"l\","
-         "\"m\",\"n\",\"o\",\"p\",\"q\"]", ERR_ARRAY_LONG, "stop"},
+        {"\"stop\":[\"a\",\"b\",\"c\",\"d\",\"e\"]", ERR_ARRAY_LONG, "stop"},
         {"\"stop\":[\"a\",null]", ERR_TYPE, "stop"},
         {"\"stop\":7", ERR_TYPE, "stop"},
         {"\"logit_bias\":[]", ERR_TYPE, "logit_bias"},
@@ -322,8 +316,10 @@ TEST(messages_have_errors_with_their_path)
          ERR_VALUE, "messages[1].content[0].type"},
         {TURN("{\"role\":\"assistant\"}"), ERR_MISSING, "messages[1].content"},
         {TURN("{\"role\":\"assistant\",\"tool_calls\":[]}"), ERR_MISSING, "messages[1].content"},
-        {TURN("{\"role\":\"assistant\",\"content\":null,\"tool_calls\":[]}"), 0, ""},
-        {TURN("{\"role\":\"assistant\",\"content\":[]}"), 0, ""},
+        {TURN("{\"role\":\"assistant\",\"content\":null,\"tool_calls\":[]}"), ERR_MISSING,
+         "messages[1].content"},
+        {TURN("{\"role\":\"assistant\",\"content\":[]}"), ERR_ARRAY_EMPTY, "messages[1].content"},
+        {TURN("{\"role\":\"assistant\",\"content\":null,\"reasoning_content\":\"hm\"}"), 0, ""},
         {TURN("{\"role\":\"assistant\",\"reasoning_content\":\"hm\"}"), 0, ""},
         {TURN(CALLED), 0, ""},
         {TURN("{\"role\":\"assistant\",\"tool_calls\":[{\"id\":\"c\",\"function\":{}}]}"),
@@ -408,8 +404,6 @@ TEST(values_arrive)
     EXPECT(!request.params.has_seed && request.max_tokens == -1 && request.params.logprobs == -1);
     EXPECT_INT(parse(COMPLETION, ""), 0);
     EXPECT_INT(request.max_tokens, 16);
-    EXPECT_INT(parse(COMPLETION, "\"max_tokens\":-1"), 0); /* no limit */
-    EXPECT_INT(request.max_tokens, INT_MAX);
     EXPECT_INT(parse(CHAT, "\"random_seed\":7"), 0); /* Mistral's name */
     EXPECT(request.params.has_seed && request.params.seed == 7);
     EXPECT_INT(parse(COMPLETION, "\"max_tokens\":0,\"echo\":true,\"logprobs\":0"), 0);
