@@ -13,6 +13,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "engine/base/log.h"
 #include "server/app.h"
 
 enum { ROUTES_MAX = 32, STATUS_MIN = 100, STATUS_MAX = 599, BUCKETS_MAX = 32, REASONS = 5 };
@@ -23,7 +24,7 @@ struct metrics_values {
     double running, waiting, paused, kv_used, kv_total, kv_cached, kv_ratio;
     double preemptions, prompt_tokens, cached_tokens, generation_tokens;
     double prefix_queries, prefix_hits, steps;
-    double connections, prepare_bytes;
+    double connections, prepare_bytes, log_lost;
     double cpu_seconds, rss_bytes, virtual_bytes, open_files, start_seconds;
 };
 
@@ -71,6 +72,8 @@ static const struct metric {
     {"sirocco_connections", METRICS_GAUGE, AT(connections), {NULL, NULL}, "Open connections."},
     {"sirocco_prepare_bytes", METRICS_GAUGE, AT(prepare_bytes), {NULL, NULL},
      "Request bodies being parsed and tokenized, in bytes."},
+    {"sirocco_log_lines_lost_total", METRICS_COUNTER, AT(log_lost), {NULL, NULL},
+     "Log lines that could not be written at once: nobody read them, or the disk was full."},
     {"process_cpu_seconds_total", METRICS_COUNTER, AT(cpu_seconds), {NULL, NULL},
      "CPU time of the process, user and system, in seconds."},
     {"process_resident_memory_bytes", METRICS_GAUGE, AT(rss_bytes), {NULL, NULL},
@@ -400,7 +403,8 @@ static void write_vllm(struct buf *out, const struct metrics *m, const struct me
 int metrics_write(struct metrics *m, struct buf *out)
 {
     struct metrics_values v = {.connections = m->connections,
-                               .prepare_bytes = (double)m->prepare_bytes};
+                               .prepare_bytes = (double)m->prepare_bytes,
+                               .log_lost = (double)log_lost()};
     struct engine_stats stats = {0};
     struct histogram steps = {0};
     if (m->engine != NULL)

@@ -1,8 +1,15 @@
 /* log: the line writer of log.h. One atomic level, set before threads start; each line is built on
- * the caller's stack and written with one write(2), so that lines of several threads never mix. */
+ * the caller's stack and written with one write(2), so that lines of several threads never mix.
+ *
+ * Nobody waits for who reads the log. A line is written when poll(2) sees room for it: a pipe that
+ * does has PIPE_BUF bytes (4096, no less than a line), a terminal that was stopped has none. One
+ * thread at a time asks and writes, so that what was seen is still there. What found no room, or a
+ * full disk, or no reader, is lost and counted, and told when lines go through again. */
 #include "engine/base/log.h"
 
 #include <math.h>
+#include <poll.h>
+#include <pthread.h>
 #include <stdarg.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -14,6 +21,12 @@
 
 static _Atomic int log_level_now = LOG_INFO;
 static _Atomic int log_format_now = LOG_TEXT;
+
+enum { TELL_S = 1 }; /* lost lines are told no more often */
+static pthread_mutex_t log_writing = PTHREAD_MUTEX_INITIALIZER; /* what follows is under it */
+static _Atomic uint64_t log_lost_lines; /* read without it */
+static uint64_t log_lost_told;
+static int64_t log_told_s = -TELL_S;
 
 static const char *const level_names[] = {"DEBUG", "INFO", "WARN", "ERROR"};
 static const char *const level_json[] = {"debug", "info", "warn", "error"};
@@ -158,17 +171,50 @@ void log_ms(struct log_line *line, const char *key, double ms)
     put_number(line, key, text);
 }
 
+/* The line with its end, if it can go out at once; 0: it can not. */
+static int write_line(struct log_line *line)
+{
+    struct pollfd out = {.fd = STDERR_FILENO, .events = POLLOUT};
+    if (atomic_load(&log_format_now) == LOG_JSON)
+        line->text[line->size++] = '}';
+    line->text[line->size++] = '\n';
+    line->on = 0;
+    return poll(&out, 1, 0) == 1 && (out.revents & POLLOUT) != 0 &&
+           write(STDERR_FILENO, line->text, line->size) == (ssize_t)line->size;
+}
+
+/* Lines go through again: how many did not. */
+static void tell_lost(void)
+{
+    struct log_line line;
+    struct timespec now;
+    uint64_t lost = atomic_load(&log_lost_lines);
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    if (lost == log_lost_told || now.tv_sec < log_told_s + TELL_S)
+        return;
+    log_begin(&line, LOG_WARN, "log_lines_lost");
+    log_int(&line, "lines", (int64_t)(lost - log_lost_told));
+    if (!line.on || write_line(&line)) {
+        log_lost_told = lost;
+        log_told_s = now.tv_sec;
+    }
+}
+
 void log_end(struct log_line *line)
 {
     if (!line->on)
         return;
-    if (atomic_load(&log_format_now) == LOG_JSON)
-        line->text[line->size++] = '}';
-    line->text[line->size++] = '\n';
-    /* A full disk or a closed pipe must not stop the server: the line is lost. */
-    ssize_t written = write(STDERR_FILENO, line->text, line->size);
-    (void)written;
-    line->on = 0;
+    pthread_mutex_lock(&log_writing);
+    if (write_line(line))
+        tell_lost();
+    else
+        atomic_fetch_add(&log_lost_lines, 1);
+    pthread_mutex_unlock(&log_writing);
+}
+
+uint64_t log_lost(void)
+{
+    return atomic_load(&log_lost_lines);
 }
 
 void log_event(enum log_level level, const char *format, ...)

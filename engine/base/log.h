@@ -1,7 +1,8 @@
 /* log: structured lines on stderr, text or JSON; one line is one write.
  *
  * Thread: any (one atomic level; each line is formatted on the caller's stack and written with one
- * write(2); a failed write is ignored). Values are escaped: a line is always one line. */
+ * write(2)). Values are escaped: a line is always one line. Logging never waits: a line that its
+ * reader leaves no room for, or that cannot be written, is lost and counted. */
 #ifndef SIROCCO_LOG_H
 #define SIROCCO_LOG_H
 
@@ -28,5 +29,7 @@ void log_str(struct log_line *line, const char *key, const char *value);
 void log_int(struct log_line *line, const char *key, int64_t value);
 void log_ms(struct log_line *line, const char *key, double ms); /* three decimals; NaN: left out */
 void log_end(struct log_line *line);
+
+uint64_t log_lost(void); /* lines lost so far */
 
 #endif

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -258,6 +259,44 @@ def test_log_reader_gone():
     finally:
         process.kill()
         process.wait()
+
+
+def test_log_reader_asleep():
+    """A pipe that is full and still open (a stopped terminal, a stuck collector) stops nothing either:
+    lines are lost and counted, and told when they go through again."""
+    read_end, write_end = os.pipe()
+    process = subprocess.Popen([BINARY, "serve", "--port", "0"], stdin=subprocess.DEVNULL,
+                               stdout=subprocess.PIPE, stderr=write_end, text=True)
+    os.close(write_end)
+    try:
+        url = process.stdout.readline().split()[-1]
+
+        def get(path: str) -> str:
+            with urllib.request.urlopen(url + path, timeout=10 * SLOWER) as answer:
+                return answer.read().decode()
+
+        def lost() -> int:
+            return int(re.search(r"^sirocco_log_lines_lost_total (\d+)$", get("/metrics"), re.M).group(1))
+
+        for _ in range(1500):  # a line of a hundred bytes each: the pipe takes 64 KiB
+            get("/v1/models")
+        untold = lost()
+        assert untold > 100
+        os.set_blocking(read_end, False)
+        lines = b""
+        with contextlib.suppress(BlockingIOError):
+            while part := os.read(read_end, 65536):
+                lines += part
+        assert lines.endswith(b"\n") and b"log_lines_lost" not in lines
+        get("/v1/models")
+        assert lost() == untold
+        assert f"WARN log_lines_lost lines={untold}\n" in os.read(read_end, 65536).decode()
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20 * SLOWER) == 0
+    finally:
+        process.kill()
+        process.wait()
+        os.close(read_end)
 
 
 def test_log_line_per_request():
