@@ -104,6 +104,10 @@ const struct config_option config_options[] = {
      "key that requests must carry as a bearer token; repeatable; better given by SIROCCO_API_KEY "
      "or api_key_file, as a command line is visible to other users"},
     {"api_key_file", TEXT(api_key_file, "FILE"), SERVER, "file with one API key per line"},
+    {"allowed_host", ITEMS(allowed_host, "NAME"), SERVER,
+     "public name (as a Host header has it, without port) under which a server on a loopback "
+     "address may be called without API keys, or *; repeatable; addresses and local names always "
+     "may"},
     {"cors_origin", ITEMS(cors_origin, "ORIGIN"), SERVER,
      "web origin whose pages may call the server, or *; repeatable; none by default"},
     {"shutdown_timeout", CONFIG_SECONDS, AT(shutdown_timeout), "30", 0, 86400, false, "SECONDS",

@@ -41,7 +41,7 @@ struct config {
     int64_t port;
     struct config_list api_key;
     const char *api_key_file;
-    struct config_list cors_origin;
+    struct config_list cors_origin, allowed_host;
     int64_t max_body_bytes, max_header_bytes, max_connections;
     int64_t header_timeout_ms, body_timeout_ms, idle_timeout_ms, write_timeout_ms;
     int64_t queue_timeout_ms, sse_ping_interval_ms, stall_timeout_ms;

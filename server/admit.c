@@ -35,6 +35,23 @@ void admit_request_id(struct exchange *x, const char *client)
         snprintf(x->request_id + 4 + 2 * i, 3, "%02x", bytes[i]);
 }
 
+/* DNS rebinding: a web page whose own name is made to point at this machine is of the same origin
+ * to its browser, and may read what a server without keys answers to everybody on it. Only the Host
+ * tells. A server on other addresses is called by names it does not know. */
+static bool admit_host(const struct app *app, const char *host)
+{
+    const char *bound = app->config->host;
+    bool loopback = strncmp(bound, "127.", 4) == 0 || strcmp(bound, "localhost") == 0 ||
+                    strcmp(bound, "::1") == 0 || strcmp(bound, "[::1]") == 0;
+    if (host == NULL || !loopback || auth_required(app->auth) || http_gate_host_local(host))
+        return true;
+    const struct config_list *list = &app->config->allowed_host;
+    for (int i = 0; i < list->n; i++)
+        if (strcmp(list->items[i], "*") == 0 || http_gate_host_is(host, list->items[i]))
+            return true;
+    return false;
+}
+
 /* Access-Control-Allow-Origin, never with credentials. Returns whether the origin may read. */
 static bool admit_cors(struct exchange *x, const char *origin)
 {
@@ -84,6 +101,10 @@ static int admit_body(struct exchange *x, const struct http_gate_head *head, str
 int admit_check(struct exchange *x, const struct http_gate_head *head, struct err *err)
 {
     const char *allow;
+    if (!admit_host(x->app, head->host))
+        return err_set(err, ERR_HOST,
+                       "This server listens on a loopback address, has no API keys and does not "
+                       "know the host name of this request; --allowed-host names it.");
     bool cors = admit_cors(x, head->origin);
     x->route = route_find(x->method, x->path, &x->path_tail, &allow);
     if (cors && strcmp(x->method, "OPTIONS") == 0 && allow != NULL && head->cors_method != NULL) {

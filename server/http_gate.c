@@ -103,6 +103,35 @@ static bool host_valid(const char *host)
     return *p == '\0' && port <= 65535;
 }
 
+/* Bytes of the name or address in a Host value: no port, no dot at the end. */
+static size_t host_size(const char *host)
+{
+    size_t n = host[0] == '[' ? strcspn(host, "]") + 1 : strcspn(host, ":");
+    return n - (n > 1 && host[n - 1] == '.');
+}
+
+bool http_gate_host_is(const char *host, const char *name)
+{
+    size_t n = host_size(host);
+    return strlen(name) == n && strncasecmp(host, name, n) == 0;
+}
+
+bool http_gate_host_local(const char *host)
+{
+    static const char *const local[] = {".localhost", ".local", ".internal"}; /* RFC 6761, 6762 */
+    size_t n = host_size(host), label = n;
+    while (label > 0 && host[label - 1] != '.')
+        label--;
+    if (host[0] == '[' || label == 0 || strspn(host + label, "0123456789") >= n - label)
+        return true; /* no public name ends in a number: RFC 3696, section 2 */
+    host += label - 1;
+    n -= label - 1;
+    for (size_t i = 0; i < sizeof local / sizeof local[0]; i++)
+        if (strlen(local[i]) == n && strncasecmp(host, local[i], n) == 0)
+            return true;
+    return false;
+}
+
 static int gate_length(const char *value, struct http_gate_head *head, struct err *err)
 {
     uint64_t length = 0;
@@ -160,6 +189,7 @@ static int gate_field(const struct http_gate_header *h, struct gate_counts *n,
     if (strcasecmp(name, "host") == 0) {
         if (n->host++ > 0 || !host_valid(value))
             return err_set(err, ERR_REQUEST, "The Host header is given twice or is malformed.");
+        head->host = value;
     } else if (strcasecmp(name, "content-length") == 0) {
         if (n->length++ > 0)
             return err_set(err, ERR_REQUEST, "The Content-Length header is given twice.");

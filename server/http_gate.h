@@ -44,6 +44,7 @@ struct http_gate_head {
     uint64_t content_length;       /* UINT64_MAX: above what 64 bits hold */
     bool expect_continue;
     bool media_ok;                 /* content-type and content-encoding are ones we read */
+    const char *host;              /* NULL: none (HTTP/1.0) */
     const char *authorization;     /* NULL: none, or more than one */
     const char *request_id;        /* NULL: none */
     const char *origin;
@@ -54,5 +55,12 @@ struct http_gate_head {
  * connection: the framing of what follows can not be trusted. */
 int http_gate_check(const struct http_gate_request *request, struct http_gate_head *head,
                     struct err *err);
+
+/* Is a Host value (as checked above) an address or a name that public DNS does not have: one label,
+ * or below localhost, local or internal? Nobody else can make such a name point here. */
+bool http_gate_host_local(const char *host);
+
+/* Is name the host of a Host value, whatever its port and case? */
+bool http_gate_host_is(const char *host, const char *name);
 
 #endif

@@ -36,6 +36,7 @@ static const struct {
     {ERR_CONTEXT, {400, INVALID, "context_length_exceeded", false, false}},
     {ERR_REQUEST, {400, INVALID, "bad_request", false, true}},
     {ERR_AUTH, {401, INVALID, "invalid_api_key", false, false}},
+    {ERR_HOST, {403, INVALID, "host_not_allowed", false, false}},
     {ERR_NO_MODEL, {404, INVALID, "model_not_found", false, false}},
     {ERR_NO_URL, {404, INVALID, "unknown_url", false, false}},
     {ERR_METHOD, {405, INVALID, "method_not_allowed", false, false}},

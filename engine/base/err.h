@@ -34,6 +34,7 @@
     X(ERR_CONTEXT, "the prompt exceeds the context length")                                        \
     X(ERR_REQUEST, "the request is malformed")                                                     \
     X(ERR_AUTH, "the API key is missing or wrong")                                                 \
+    X(ERR_HOST, "the host name is not allowed")                                                    \
     X(ERR_NO_MODEL, "the model does not exist")                                                    \
     X(ERR_NO_URL, "unknown URL")                                                                   \
     X(ERR_METHOD, "method not allowed")                                                            \

@@ -16,7 +16,7 @@ import socket
 
 import pytest
 
-from conftest import SLOWER, data_path
+from conftest import SLOWER, data_path, serving
 
 # served, although the other parser refuses it
 TAKEN = {
@@ -30,6 +30,13 @@ TAKEN = {
 }
 # libmicrohttpd answers a malformed Content-Length by itself, its status line twice
 DOUBLED = {"invalid/014", "invalid/024", "invalid/prefix_03"}
+
+
+@pytest.fixture(scope="module")
+def server():
+    """The cases name hosts of their own."""
+    with serving("--allowed-host", "*") as running:
+        yield running
 
 
 def aimed(raw: bytes) -> bytes:

@@ -92,6 +92,24 @@ TEST(host)
     EXPECT_INT(check(&r, &head), 0);
 }
 
+TEST(hosts_that_public_dns_does_not_have)
+{
+    static const char *const local[] = {"a", "localhost", "LOCALHOST:8000", "localhost.:80", "a.localhost",
+                                        "127.0.0.1", "127.0.0.1:8000", "10.1.2.3.", "[::1]",
+                                        "[::1]:80", "printer.local", "host.docker.internal:1"};
+    static const char *const public[] = {"evil.example", "evil.example.", "evil.example:8000",
+                                         "127.0.0.1.evil.example", "localhost.evil.example",
+                                         "local.example", "xlocal.example", "a.xlocal", "1.2.3.4x"};
+    for (size_t i = 0; i < sizeof local / sizeof local[0]; i++)
+        EXPECT(http_gate_host_local(local[i]));
+    for (size_t i = 0; i < sizeof public / sizeof public[0]; i++)
+        EXPECT(!http_gate_host_local(public[i]));
+    EXPECT(http_gate_host_is("Api.Example:443", "api.example"));
+    EXPECT(http_gate_host_is("api.example.", "api.example"));
+    EXPECT(!http_gate_host_is("api.example", "api.exampl"));
+    EXPECT(!http_gate_host_is("api.example.evil.example", "api.example"));
+}
+
 TEST(request_line)
 {
     struct http_gate_head head;
