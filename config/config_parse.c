@@ -455,12 +455,47 @@ static int read_line(struct parse *p, int argc, char **argv)
 
 /* ---- the environment ---- */
 
+static void variable_name(const char *option, char out[WHERE_BYTES])
+{
+    snprintf(out, WHERE_BYTES, "SIROCCO_%s", option);
+    for (; *out; out++)
+        *out = (char)toupper((unsigned char)*out);
+}
+
+/* A variable that is nearly an option's, or has another server's name for one: its value counts for
+ * nothing, which must not stay unnoticed. What resembles none may be anybody's: Kubernetes' links
+ * to a Service, a script's. */
+static void warn_unknown_variable(struct parse *p, const char *variable)
+{
+    char name[NAME_BYTES];
+    size_t n = strcspn(variable, "=");
+    if (n - 8 >= NAME_BYTES)
+        return;
+    for (size_t i = 8; i < n; i++)
+        name[i - 8] = (char)tolower((unsigned char)variable[i]);
+    name[n - 8] = 0;
+    const char *near = NULL;
+    for (int i = 0; i < config_n_options; i++) {
+        if (!strcmp(config_options[i].name, name))
+            return;
+        if (distance(name, config_options[i].name) <= (n - 8 < 8 ? 1 : 2))
+            near = config_options[i].name;
+    }
+    int alias = find_option(name);
+    near = alias >= 0 ? config_options[alias].name : near;
+    if (!near)
+        return;
+    variable_name(near, p->where);
+    warn(p, "%.*s: no option, ignored; did you mean %s?", (int)n, variable, p->where);
+}
+
 static int read_environment(struct parse *p)
 {
+    for (char **variable = environ; *variable; variable++)
+        if (!strncmp(*variable, "SIROCCO_", 8))
+            warn_unknown_variable(p, *variable);
     for (int i = 0; i < config_n_options; i++) {
-        snprintf(p->where, sizeof p->where, "SIROCCO_%s", config_options[i].name);
-        for (char *c = p->where; *c; c++)
-            *c = (char)(*c >= 'a' && *c <= 'z' ? *c - 'a' + 'A' : *c);
+        variable_name(config_options[i].name, p->where);
         const char *value = getenv(p->where);
         if (!value || *value == 0)
             continue;

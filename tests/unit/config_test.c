@@ -357,6 +357,33 @@ TEST(precedence_is_line_environment_file_default)
     clean_up();
 }
 
+TEST(variables_of_no_option)
+{
+    clear_environment();
+    setenv("SIROCCO_MAX_SEQ", "4", 1);
+    setenv("SIROCCO_MAX_NUM_BATCHED_TOKENS", "4", 1); /* another server's name */
+    setenv("SIROCCO_THREADS", "3", 1);
+    setenv("SIROCCO_SERVICE_HOST", "10.0.0.7", 1); /* Kubernetes' */
+    setenv("SIROCCO_PORT_8000_TCP", "tcp://10.0.0.7:8000", 1);
+    setenv("SIROCCO_HOME", "/srv", 1);
+    EXPECT_INT(parse(0, NULL), 0);
+    EXPECT_INT(c.threads, 3);
+    EXPECT(strstr(warnings, "SIROCCO_MAX_SEQ: ") && strstr(warnings, "mean SIROCCO_MAX_SEQS?"));
+    EXPECT(strstr(warnings, "SIROCCO_MAX_NUM_BATCHED_TOKENS: ") &&
+           strstr(warnings, "mean SIROCCO_MAX_BATCH_TOKENS?"));
+    int lines = 0;
+    for (const char *at = warnings; (at = strchr(at, '\n')) != NULL; at++)
+        lines++;
+    EXPECT_INT(lines, 2);
+    unsetenv("SIROCCO_MAX_SEQ");
+    unsetenv("SIROCCO_MAX_NUM_BATCHED_TOKENS");
+    unsetenv("SIROCCO_SERVICE_HOST");
+    unsetenv("SIROCCO_PORT_8000_TCP");
+    unsetenv("SIROCCO_HOME");
+    clear_environment();
+    clean_up();
+}
+
 TEST(command_line_mistakes_are_named)
 {
     clear_environment();
