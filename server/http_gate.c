@@ -116,18 +116,28 @@ bool http_gate_host_is(const char *host, const char *name)
     return strlen(name) == n && strncasecmp(host, name, n) == 0;
 }
 
+/* Is it the name of a domain, or of something in it? */
+static bool host_within(const char *host, size_t n, const char *domain)
+{
+    size_t size = strlen(domain);
+    return n >= size && strncasecmp(host + n - size, domain, size) == 0 &&
+           (n == size || host[n - size - 1] == '.');
+}
+
 bool http_gate_host_local(const char *host)
 {
-    static const char *const local[] = {".localhost", ".local", ".internal"}; /* RFC 6761, 6762 */
+    static const char *const nobodys[] = {
+        "localhost",   "local",       "internal",   /* RFC 6761, 6762 */
+        "example",     "test",        "invalid",    /* RFC 6761 */
+        "example.com", "example.net", "example.org" /* RFC 2606 */
+    };
     size_t n = host_size(host), label = n;
     while (label > 0 && host[label - 1] != '.')
         label--;
     if (host[0] == '[' || label == 0 || strspn(host + label, "0123456789") >= n - label)
         return true; /* no public name ends in a number: RFC 3696, section 2 */
-    host += label - 1;
-    n -= label - 1;
-    for (size_t i = 0; i < sizeof local / sizeof local[0]; i++)
-        if (strlen(local[i]) == n && strncasecmp(host, local[i], n) == 0)
+    for (size_t i = 0; i < sizeof nobodys / sizeof nobodys[0]; i++)
+        if (host_within(host, n, nobodys[i]))
             return true;
     return false;
 }

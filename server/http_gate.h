@@ -56,8 +56,9 @@ struct http_gate_head {
 int http_gate_check(const struct http_gate_request *request, struct http_gate_head *head,
                     struct err *err);
 
-/* Is a Host value (as checked above) an address or a name that public DNS does not have: one label,
- * or below localhost, local or internal? Nobody else can make such a name point here. */
+/* Is a Host value (as checked above) an address or a name that nobody can register in public DNS:
+ * one label, or a reserved one (below localhost, local, example.com ...)? Nobody else can make such
+ * a name point here. */
 bool http_gate_host_local(const char *host);
 
 /* Is name the host of a Host value, whatever its port and case? */

@@ -255,22 +255,22 @@ def test_hosts_of_a_loopback_server_without_keys():
         return server.raw(b"GET " + path + b" HTTP/1.1\r\nHost: " + host + b"\r\nConnection: close\r\n"
                           + more + b"\r\n")
 
-    with serving("--allowed-host", "api.example") as server:
-        for host in (b"127.0.0.1", b"localhost:1", b"my-machine", b"[::1]:80", b"a.local", b"api.example:443"):
+    with serving("--allowed-host", "api.zz") as server:
+        for host in (b"127.0.0.1", b"localhost:1", b"my-machine", b"[::1]:80", b"a.local", b"api.zz:443"):
             assert statuses(ask(server, host)) == [200], host
         for path in (b"/v1/models", b"/health", b"/metrics", b"/nothing"):
-            answer = ask(server, b"evil.example:8000", path)
+            answer = ask(server, b"evil.zz:8000", path)
             assert statuses(answer) == [403] and error_of(answer)["code"] == "host_not_allowed"
-        evil = sized(BODY, b"Connection: close\r\n").replace(b"Host: localhost", b"Host: evil.example")
+        evil = sized(BODY, b"Connection: close\r\n").replace(b"Host: localhost", b"Host: evil.zz")
         assert statuses(server.raw(evil)) == [403]
         assert server.metric("sirocco_prompt_tokens_total") == 0
     with serving(environment={"SIROCCO_API_KEY": "secret"}) as server:
-        assert statuses(ask(server, b"evil.example", more=b"Authorization: Bearer secret\r\n")) == [200]
+        assert statuses(ask(server, b"evil.zz", more=b"Authorization: Bearer secret\r\n")) == [200]
     with serving("--allowed-host", "*") as server:
-        assert statuses(ask(server, b"any.example")) == [200]
+        assert statuses(ask(server, b"any.zz")) == [200]
     with serving("--host", "0.0.0.0") as server:
         server.host = "127.0.0.1"
-        assert statuses(ask(server, b"any.example")) == [200]
+        assert statuses(ask(server, b"any.zz")) == [200]
         server.url = f"http://127.0.0.1:{server.port}"
 
 

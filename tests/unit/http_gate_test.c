@@ -92,22 +92,25 @@ TEST(host)
     EXPECT_INT(check(&r, &head), 0);
 }
 
-TEST(hosts_that_public_dns_does_not_have)
+TEST(hosts_that_nobody_can_register)
 {
-    static const char *const local[] = {"a", "localhost", "LOCALHOST:8000", "localhost.:80", "a.localhost",
+    static const char *const local[] = {"a", "localhost", "LOCALHOST:8000", "localhost.:80",
+                                        "a.localhost", "a.test", "www.example.org:80",
                                         "127.0.0.1", "127.0.0.1:8000", "10.1.2.3.", "[::1]",
-                                        "[::1]:80", "printer.local", "host.docker.internal:1"};
-    static const char *const public[] = {"evil.example", "evil.example.", "evil.example:8000",
-                                         "127.0.0.1.evil.example", "localhost.evil.example",
-                                         "local.example", "xlocal.example", "a.xlocal", "1.2.3.4x"};
+                                        "[::1]:80", "printer.local", "example.com",
+                                        "host.docker.internal:1"};
+    static const char *const public[] = {"evil.zz", "evil.zz.", "evil.zz:8000",
+                                         "127.0.0.1.evil.zz", "localhost.evil.zz",
+                                         "local.zz", "xlocal.zz", "a.xlocal", "xexample.com",
+                                         "example.com.zz", "1.2.3.4x"};
     for (size_t i = 0; i < sizeof local / sizeof local[0]; i++)
         EXPECT(http_gate_host_local(local[i]));
     for (size_t i = 0; i < sizeof public / sizeof public[0]; i++)
         EXPECT(!http_gate_host_local(public[i]));
-    EXPECT(http_gate_host_is("Api.Example:443", "api.example"));
-    EXPECT(http_gate_host_is("api.example.", "api.example"));
-    EXPECT(!http_gate_host_is("api.example", "api.exampl"));
-    EXPECT(!http_gate_host_is("api.example.evil.example", "api.example"));
+    EXPECT(http_gate_host_is("Api.ZZ:443", "api.zz"));
+    EXPECT(http_gate_host_is("api.zz.", "api.zz"));
+    EXPECT(!http_gate_host_is("api.zz", "api.z"));
+    EXPECT(!http_gate_host_is("api.zz.evil.zz", "api.zz"));
 }
 
 TEST(request_line)
