@@ -118,9 +118,9 @@ int admit_check(struct exchange *x, const struct http_gate_head *head, struct er
                              "using Bearer auth (Authorization: Bearer YOUR_KEY).")
                    : err_set(err, ERR_AUTH, "Incorrect API key provided.");
     if (x->route == NULL && allow == NULL) {
-        const struct route *meant = route_guess(x->path);
+        const char *meant = route_guess(x->path);
         return err_set(err, ERR_NO_URL, "Unknown request URL: %s %.256s.%s%s%s", x->method, x->path,
-                       meant ? " Did you mean " : "", meant ? meant->path : "", meant ? "?" : "");
+                       meant ? " Did you mean " : "", meant ? meant : "", meant ? "?" : "");
     }
     if (x->route == NULL) {
         exchange_header(x, "Allow", allow);

@@ -78,20 +78,34 @@ static size_t plain_path(const char *path, char *out, size_t max)
     return n;
 }
 
-const struct route *route_guess(const char *path)
+static bool ends_in(const char *path, size_t n, const char *end)
 {
-    const struct route *best = NULL;
+    size_t n_end = strlen(end);
+    return n_end <= n && memcmp(path + n - n_end, end, n_end) == 0;
+}
+
+const char *route_guess(const char *path)
+{
+    /* APIs that are not here, and what does their work */
+    static const struct {
+        const char *end, *path;
+    } others[] = {{"/responses", "/v1/chat/completions"}, {"/messages", "/v1/chat/completions"},
+                  {"/api/chat", "/v1/chat/completions"},  {"/api/generate", "/v1/completions"},
+                  {"/completion", "/v1/completions"},     {"/api/tags", "/v1/models"}};
+    const char *best = NULL;
     char plain[256];
     size_t n = plain_path(path, plain, sizeof plain), n_best = 0;
     for (int i = 0; i < route_count; i++) {
         const char *end = route_table[i].path;
         if (strncmp(end, "/v1/", 4) == 0)
             end += 3;
-        size_t n_end = strlen(end);
-        if (n_end <= n && n_end > n_best && memcmp(plain + n - n_end, end, n_end) == 0) {
-            best = &route_table[i];
-            n_best = n_end;
+        if (strlen(end) > n_best && ends_in(plain, n, end)) {
+            best = route_table[i].path;
+            n_best = strlen(end);
         }
     }
+    for (size_t i = 0; i < sizeof others / sizeof others[0] && !best; i++)
+        if (ends_in(plain, n, others[i].end))
+            best = others[i].path;
     return best;
 }

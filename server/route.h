@@ -26,8 +26,9 @@ extern const int route_count;
 const struct route *route_find(const char *method, const char *path, const char **tail,
                                const char **allow);
 
-/* For an error's text: the row that a path which no row matches was most likely meant for, as it
- * ends like it ("/v1" left out or given twice, slashes doubled or at the end). Or NULL. */
-const struct route *route_guess(const char *path);
+/* For an error's text: the path of the row that a path which no row matches was most likely meant
+ * for, as it ends like it ("/v1" left out or given twice, slashes doubled or at the end), or that
+ * does the work of another API's. Or NULL. */
+const char *route_guess(const char *path);
 
 #endif
