@@ -134,14 +134,13 @@ static int encode_native(const struct app *app, const struct request *r, struct 
         return code;
     if (version >= 15)
         effort = json_object_get(r->kwargs, "reasoning_effort");
-    json_t *request =
-        json_pack("{s:s, s:O, s:O?, s:O?, s:b}", "model", r->model, "messages",
-                  sent, "tools", r->tools.offered,
-                  "reasoning_effort", effort, "continue_final_message", r->continue_final_message);
+    json_t *request = json_pack("{s:s, s:O, s:O?, s:O?, s:b}", "model", r->model, "messages", sent,
+                                "tools", r->tools.offered, "reasoning_effort", effort,
+                                "continue_final_message", r->continue_final_message);
     if (!request)
         return err_set(err, ERR_NOMEM, "out of memory while encoding a conversation");
     code = mistral_encode_chat(engine_tokenizer(app->engine), version, MISTRAL_SERVING, request,
-                                   ids, &kind, err);
+                               ids, &kind, err);
     json_decref(request);
     if (code == ERR_VALUE && err)
         snprintf(err->param, sizeof err->param, "%s",

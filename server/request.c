@@ -597,7 +597,6 @@ int request_add_stop_ids(struct request *r, const int32_t *ids, int n, struct ar
     return 0;
 }
 
-
 static int parse(struct request *r, const char *text, size_t n, const struct request_limits *limits,
                  struct arena *arena, struct err *err,
                  int (*fields)(struct request *, const struct request_limits *, struct arena *,
