@@ -123,9 +123,11 @@ int admit_check(struct exchange *x, const struct http_gate_head *head, struct er
                        meant ? " Did you mean " : "", meant ? meant : "", meant ? "?" : "");
     }
     if (x->route == NULL) {
+        bool preflight = strcmp(x->method, "OPTIONS") == 0 && head->cors_method != NULL;
         exchange_header(x, "Allow", allow);
-        return err_set(err, ERR_METHOD, "%s is not allowed on %.256s; allowed: %s.", x->method,
-                       x->path, allow);
+        return err_set(
+            err, ERR_METHOD, "%s is not allowed on %.256s; allowed: %s.%s", x->method, x->path,
+            allow, preflight ? " Web pages of other origins need the option --cors-origin." : "");
     }
     int rc = x->route->model ? app_ready(x->app, err) : 0;
     return rc != 0 ? rc : admit_body(x, head, err);

@@ -238,6 +238,9 @@ def test_cors():
         status, headers, _ = server.request("GET", "/v1/models", headers=origin)
         assert status == 200 and headers["access-control-allow-origin"] is None
         assert server.request("OPTIONS", "/v1/models", headers=origin)[0] == 405
+        status, _, body = server.request("OPTIONS", "/v1/models", headers={
+            **origin, "Access-Control-Request-Method": "GET"})
+        assert status == 405 and "--cors-origin" in json.loads(body)["error"]["message"]
     with serving("--cors-origin", "https://app.example") as server:
         assert server.get("/v1/models", origin)[1]["access-control-allow-origin"] == "https://app.example"
         assert server.get("/v1/models", {"Origin": "https://evil.example"})[1][
