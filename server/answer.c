@@ -149,6 +149,7 @@ static void take_piece(void *user, const struct toolcall *t, enum toolcall_kind 
     (void)t;
     if (kind == TOOLCALL_REASONING && !a->request.show_reasoning)
         return;
+    reader->said = true;
     bool of_call = kind == TOOLCALL_NAME || kind == TOOLCALL_ARGUMENTS;
     if (!a->request.stream || (of_call && a->whole_calls)) {
         a->form->take_piece(a, c, &piece);

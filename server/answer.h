@@ -59,6 +59,7 @@ struct answer {
         struct exchange *x;
         struct choice *c;
         bool wrote; /* a frame, since the last event */
+        bool said;  /* something: text, reasoning, a call */
     } * readers;
     struct toolcall_options parsing;
     struct buf head;     /* {"id":..,"choices":[ */

@@ -129,7 +129,7 @@ static void chat_write_piece(struct answer *a, struct choice *c, const struct an
 }
 
 /* content is null where there are calls or reasoning and is no text. A message of neither is taken
- * back with "" alone. */
+ * back with "" alone: here, and in the sum of a stream's chunks (chat_end). */
 static void chat_whole(struct answer *a, struct choice *c, struct buf *out)
 {
     buf_text(out, "\"message\":{\"role\":\"assistant\",\"content\":");
@@ -182,7 +182,8 @@ static void chat_calls(struct answer *a, struct choice *c, struct buf *out)
 
 static void chat_end(struct answer *a, struct choice *c, struct buf *out)
 {
-    buf_text(out, "\"delta\":{},\"logprobs\":");
+    bool nothing = c->parser && !a->readers[c->index].said;
+    buf_format(out, "\"delta\":{%s},\"logprobs\":", nothing ? "\"content\":\"\"" : "");
     choice_write_logprobs(c, CHOICE_CHAT, false, out);
     buf_byte(out, ',');
     choice_write_end(c, &a->request.stops, out);

@@ -147,6 +147,25 @@ TEST(the_older_form_answers_in_kind)
     end();
 }
 
+TEST(an_answer_of_nothing_has_a_text_to_send_back)
+{
+    begin_tools(TOOLS, "none");
+    done(0, FINISH_STOP, "", 3, 1);
+    json_t *json = answer();
+    expect_text(json, "choices.0.message.content", "");
+    json_decref(json);
+    begin_tools(TOOLS ",\"stream\":true", "none");
+    done(0, FINISH_STOP, "", 3, 1);
+    expect_frame(0, "choices.0.delta.content", "null");
+    expect_frame(1, "choices.0.delta.content", "\"\"");
+    expect_frame(1, "choices.0.finish_reason", "\"stop\"");
+    begin_tools(TOOLS ",\"stream\":true", "none");
+    call_events();
+    done(0, FINISH_STOP, "", 3, 5);
+    expect_frame(8, "choices.0.delta", "{}");
+    end();
+}
+
 TEST(a_call_that_is_cut_off_is_no_tool_calls_end)
 {
     begin_tools(TOOLS, "none");
