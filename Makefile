@@ -71,8 +71,6 @@ MAIN_OBJ := $(BUILD)/server/main.o
 
 CUDA_SRC := $(wildcard kernels/cuda/*.cu)
 NVCC := $(firstword $(shell command -v nvcc 2>/dev/null) $(wildcard /usr/local/cuda/bin/nvcc))
-# Compute capabilities that kernels/cuda is compiled for; a: instructions of that one alone.
-CUDA_ARCHS ?= $(if $(filter 1,$(CUDA)),75 80 89 90a 100 120,native)
 PLUGIN :=
 ifeq ($(CUDA),1)
   ifeq ($(CUDA_SRC),)
@@ -86,6 +84,13 @@ ifneq ($(CUDA),0)
   ifneq ($(and $(CUDA_SRC),$(NVCC),$(or $(filter 1,$(CUDA)),$(wildcard /dev/nvidiactl))),)
     PLUGIN := $(BUILD)/sirocco-cuda.so
   endif
+endif
+# Compute capabilities that kernels/cuda is compiled for; a: instructions of that one alone, which
+# nvcc's own "native" may leave out.
+ifndef CUDA_ARCHS
+  CUDA_ARCHS := $(if $(filter 1,$(CUDA)),75 80 89 90a 100 120,$(if $(PLUGIN),$(or $(shell \
+      nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | tr -d '. ' | \
+      grep '^[0-9][0-9]*$$' | sort -u | sed 's/^90$$/90a/'),native),native))
 endif
 
 UNIT := $(patsubst tests/unit/%.c,$(BUILD)/tests/unit/%,$(wildcard tests/unit/*_test.c))
