@@ -171,8 +171,12 @@ static int open_device(const struct engine_options *o, struct engine_parts *p, s
     find_gpu(o->device, &options.gpu);
     if (options.gpu >= 0) {
         p->kernels = kernels_plugin(o->cuda_plugin, reason, sizeof reason);
-        if (p->kernels && !p->kernels->open(&options, &p->device, reason, sizeof reason))
+        if (p->kernels && !p->kernels->open(&options, &p->device, reason, sizeof reason)) {
+            const char *warning = p->kernels->warning ? p->kernels->warning(p->device) : "";
+            if (warning[0])
+                log_event(LOG_WARN, "%s", warning);
             return 0;
+        }
         if (must)
             return err_set(err, ERR_USAGE, "device %.40s: %s", o->device,
                            reason[0] ? reason : "this build has no sirocco-cuda.so, neither beside "

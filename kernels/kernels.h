@@ -286,6 +286,8 @@ struct kernels {
     void (*close)(struct device *device);              /* NULL allowed */
     const char *(*device_error)(const struct device *device); /* "" when none latched */
     const char *(*describe)(const struct device *device);     /* "avx512, 2 threads" */
+    /* One sentence that the log should have of what was found at open, or ""; NULL: never any */
+    const char *(*warning)(const struct device *device);
     size_t (*memory_free)(const struct device *device);       /* bytes that may be taken now */
 
     void *(*alloc)(struct device *device, size_t bytes); /* zeroed, 64-byte aligned; NULL: none */

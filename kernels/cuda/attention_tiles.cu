@@ -10,10 +10,9 @@
  *               tiles between two barriers: no value is decoded twice in a block. E4M3 and int8
  *               are exact in F16; an int8 times its scale is rounded to it
  * Rows of tiles are 2 * HD bytes in pieces of 16; piece c of row r lies at c ^ (r % 8), so that the
- * eight rows of an ldmatrix lie in different banks. Queries and weights are rounded once. */
-#include "kernels/cuda/attention.cuh"
-
-#include <limits.h>
+ * eight rows of an ldmatrix lie in different banks. Queries and weights are rounded once. Where
+ * attention_wgmma.cu can, it takes the tiles instead. */
+#include "kernels/cuda/attention_tile.cuh"
 
 enum { THREADS = 128, WARPS = THREADS / CUDA_WARP, STEP = 32, N_TILES = STEP / 8 };
 
@@ -30,12 +29,6 @@ template <enum quant_type T, int HD> struct tile_shape {
         PIECES = STEP * ROW_PIECES / THREADS, /* of K (or V), a thread's */
         SHARED = ROWS * HD * 2 + TILES * 2 * HALF * 2 + (BYTES == 1 ? 2 * HALF : 0),
     };
-};
-
-/* What the block sees, and how it finds it. */
-struct tile_place {
-    const int32_t *blocks;
-    int kv_head, first, last; /* of all its rows */
 };
 
 /* Rows g and g + 8 of each of a warp's 16: their running maximum, total and outputs. */
@@ -69,32 +62,26 @@ static __device__ __forceinline__ const void *matrix_at(const uint16_t *tile, in
 
 template <enum quant_type T, int HD>
 static __device__ __forceinline__ void load_queries(const struct attention_params *p,
-                                                    const struct cuda_seq *seq, int row0, int end,
-                                                    int kv_head, uint16_t *queries)
+                                                    const struct attention_tile *at,
+                                                    uint16_t *queries)
 {
     typedef struct tile_shape<T, HD> shape;
     for (int i = (int)threadIdx.x; i < shape::ROWS * (HD / 8); i += THREADS) {
-        int r = i / (HD / 8), c = i % (HD / 8), row = row0 + r;
+        int r = i / (HD / 8), c = i % (HD / 8);
         float4 a = make_float4(0, 0, 0, 0), b = a;
-        if (row < end && 8 * c < p->head_dim) {
-            int64_t token = seq->q_start + row / p->group;
-            int head = kv_head * p->group + row % p->group;
-            const float4 *from =
-                (const float4 *)(p->q + (token * p->n_heads + head) * p->head_dim + 8 * c);
+        const float4 *from = (const float4 *)attention_query(p, at, at->first_row + r, c);
+        if (from) {
             a = from[0];
             b = from[1];
         }
-        float x[8] = {a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w};
-        uint32_t h[4], low[4];
-        split_eight<shape::BF16>(x, h, low);
-        *(uint4 *)(queries + swizzled<HD>(r, c)) = make_uint4(h[0], h[1], h[2], h[3]);
+        *(uint4 *)(queries + swizzled<HD>(r, c)) = attention_round<shape::BF16>(a, b);
     }
 }
 
 /* The block table's entries for the step at pos0: lane i has that of positions pos0 + 8 (i % 4) ..
  * + 7, which lie in one block. */
 static __device__ __forceinline__ int32_t step_blocks(const struct attention_params *p,
-                                                      const struct tile_place *at, int pos0)
+                                                      const struct attention_tile *at, int pos0)
 {
     int pos = pos0 + 8 * ((int)threadIdx.x % N_TILES);
     bool seen = pos + 7 >= at->first && pos <= at->last;
@@ -105,7 +92,7 @@ static __device__ __forceinline__ int32_t step_blocks(const struct attention_par
  * the scales of Q8_0 in registers. */
 template <enum quant_type T, int HD>
 static __device__ __forceinline__ void
-fetch(const struct attention_params *p, const struct tile_place *at, int pos0, int32_t blocks,
+fetch(const struct attention_params *p, const struct attention_tile *at, int pos0, int32_t blocks,
       char *to, uint16_t scales[2][tile_shape<T, HD>::PIECES])
 {
     typedef struct tile_shape<T, HD> shape;
@@ -176,53 +163,6 @@ scores(const uint16_t *queries, const uint16_t *keys,
     }
 }
 
-/* The scores of rows g and g + 8 become weights; what was summed so far is scaled to the new
- * maximum. whole: the rows see every position of the step. */
-template <int HD>
-static __device__ __forceinline__ void weigh(const struct attention_params *p, int pos0, bool whole,
-                                             const int first[2], const int last[2],
-                                             float s[N_TILES][4], float most[2], float total[2],
-                                             float out[HD / 8][4])
-{
-    int t = (int)threadIdx.x % 4;
-    float keep[2];
-    attention_cap<N_TILES>(p, s);
-    if (!whole)
-#pragma unroll
-        for (int n = 0; n < N_TILES; n++)
-#pragma unroll
-            for (int i = 0; i < 4; i++) {
-                int pos = pos0 + 8 * n + 2 * t + i % 2;
-                s[n][i] = pos >= first[i / 2] && pos <= last[i / 2] ? s[n][i] : -INFINITY;
-            }
-#pragma unroll
-    for (int h = 0; h < 2; h++) {
-        float greatest = most[h];
-#pragma unroll
-        for (int n = 0; n < N_TILES; n++)
-            greatest = fmaxf(greatest, fmaxf(s[n][2 * h], s[n][2 * h + 1]));
-        greatest = fmaxf(greatest, __shfl_xor_sync(0xffffffffu, greatest, 1));
-        greatest = fmaxf(greatest, __shfl_xor_sync(0xffffffffu, greatest, 2));
-        /* a row that sees nothing yet, or NaN scores alone: nothing to subtract, NaN stays NaN */
-        float base = greatest > -INFINITY ? greatest : 0, sum = 0;
-        keep[h] = exp2_fast(most[h] - base);
-        most[h] = greatest;
-#pragma unroll
-        for (int n = 0; n < N_TILES; n++)
-#pragma unroll
-            for (int i = 2 * h; i < 2 * h + 2; i++) {
-                s[n][i] = exp2_fast(s[n][i] - base);
-                sum += s[n][i];
-            }
-        total[h] = total[h] * keep[h] + sum;
-    }
-#pragma unroll
-    for (int j = 0; j < HD / 8; j++)
-#pragma unroll
-        for (int i = 0; i < 4; i++)
-            out[j][i] *= keep[i / 2];
-}
-
 template <enum quant_type T, int HD>
 static __device__ __forceinline__ void
 add_values(const uint16_t *values, float s[tile_shape<T, HD>::MT][N_TILES][4],
@@ -235,10 +175,7 @@ add_values(const uint16_t *values, float s[tile_shape<T, HD>::MT][N_TILES][4],
         uint32_t a[shape::MT][4];
 #pragma unroll
         for (int m = 0; m < shape::MT; m++)
-#pragma unroll
-            for (int i = 0; i < 4; i++) /* row g + 8 (i % 2), positions 8 (i / 2) + 2 t, + 1 */
-                a[m][i] = pack_pair<shape::BF16>(s[m][2 * k + i / 2][2 * (i % 2)],
-                                                 s[m][2 * k + i / 2][2 * (i % 2) + 1]);
+            attention_pack<shape::BF16>(&s[m][2 * k], a[m]);
 #pragma unroll
         for (int j = 0; j < HD / 16; j++) {
             uint32_t b[4];
@@ -255,63 +192,31 @@ add_values(const uint16_t *values, float s[tile_shape<T, HD>::MT][N_TILES][4],
 /* A warp's rows, from row0 on, against the step at pos0. */
 template <enum quant_type T, int HD>
 static __device__ __forceinline__ void
-one_step(const struct attention_params *p, const struct cuda_seq *seq, int row0, int end, int pos0,
+one_step(const struct attention_params *p, const struct attention_tile *at, int row0, int pos0,
          const uint16_t *queries, const uint16_t *tiles,
          struct tile_rows<tile_shape<T, HD>::MT, HD> *rows)
 {
     typedef struct tile_shape<T, HD> shape;
-    int g = (int)threadIdx.x % CUDA_WARP / 4, start = seq->kv_len - seq->q_len;
-    int bottom = row0 + 16 * shape::MT < end ? row0 + 16 * shape::MT : end;
+    int g = (int)threadIdx.x % CUDA_WARP / 4;
+    int bottom = row0 + 16 * shape::MT < at->end ? row0 + 16 * shape::MT : at->end;
     /* the first and the last query of the warp */
-    int top_last = start + row0 / p->group, last = start + (bottom - 1) / p->group;
-    int unseen = p->window > 0 ? p->window : INT_MAX; /* positions that lie so far back */
-    if (row0 >= end || pos0 > last || pos0 + STEP - 1 <= top_last - unseen)
+    int top_last = at->start + row0 / p->group, last = at->start + (bottom - 1) / p->group;
+    if (row0 >= at->end || pos0 > last || pos0 + STEP - 1 <= top_last - attention_unseen(p))
         return;
-    bool whole = pos0 + STEP - 1 <= top_last && pos0 > last - unseen;
+    bool whole = pos0 + STEP - 1 <= top_last && pos0 > last - attention_unseen(p);
     float s[shape::MT][N_TILES][4] = {};
     scores<T, HD>(queries, tiles, s);
 #pragma unroll
     for (int m = 0; m < shape::MT; m++) {
         int lasts[2], firsts[2];
-#pragma unroll
-        for (int h = 0; h < 2; h++) {
-            int row = row0 + 16 * m + g + 8 * h;
-            lasts[h] = row < end ? start + row / p->group : -1;
-            firsts[h] = lasts[h] - unseen + 1;
-        }
-        weigh<HD>(p, pos0, whole, firsts, lasts, s[m], rows->most[m], rows->total[m],
-                  rows->out[m]);
+        float keep[2];
+        attention_limits(p, at, row0 + 16 * m + g, firsts, lasts);
+        attention_cap<N_TILES>(p, s[m]);
+        attention_weigh<N_TILES>(pos0, whole, firsts, lasts, 1, s[m], rows->most[m],
+                                 rows->total[m], keep);
+        attention_keep<HD / 8>(rows->out[m], keep);
     }
     add_values<T, HD>(tiles + shape::HALF, s, rows);
-}
-
-template <enum quant_type T, int HD>
-static __device__ __forceinline__ void
-write_rows(const struct attention_params *p, const struct cuda_seq *seq, int row0, int end,
-           int kv_head, struct tile_rows<tile_shape<T, HD>::MT, HD> *rows)
-{
-    int lane = (int)threadIdx.x % CUDA_WARP, g = lane / 4, t = lane % 4;
-#pragma unroll
-    for (int m = 0; m < tile_shape<T, HD>::MT; m++)
-#pragma unroll
-        for (int h = 0; h < 2; h++) {
-            int row = row0 + 16 * m + g + 8 * h;
-            float total = rows->total[m][h];
-            total += __shfl_xor_sync(0xffffffffu, total, 1);
-            total += __shfl_xor_sync(0xffffffffu, total, 2);
-            if (row >= end)
-                continue;
-            int64_t token = seq->q_start + row / p->group;
-            int head = kv_head * p->group + row % p->group;
-            int64_t at = (token * p->n_heads + head) * p->head_dim + 2 * t;
-            float by = 1 / total;
-#pragma unroll
-            for (int j = 0; j < HD / 8; j++)
-                if (8 * j < p->head_dim)
-                    attention_put_two(p, at + 8 * j,
-                                      make_float2(rows->out[m][j][2 * h] * by,
-                                                  rows->out[m][j][2 * h + 1] * by));
-        }
 }
 
 /* grid (tiles, KV heads) */
@@ -323,18 +228,8 @@ static __global__ void __launch_bounds__(THREADS) flash_tile(struct attention_pa
     uint16_t *tiles = queries + shape::ROWS * HD; /* [TILES][K, V][STEP][HD] */
     char *stage = (char *)(tiles + shape::TILES * 2 * shape::HALF);
     int warp = (int)threadIdx.x / CUDA_WARP;
-    /* the last tiles see most: they start first */
-    const struct cuda_tile tile = p.tiles[gridDim.x - 1 - blockIdx.x];
-    const struct cuda_seq seq = p.seqs[tile.seq];
-    int end = seq.q_len * p.group, row0 = tile.first + 16 * shape::MT * warp;
-    int start = seq.kv_len - seq.q_len;
-    int bottom = tile.first + shape::ROWS < end ? tile.first + shape::ROWS : end;
-    struct tile_place at;
-    at.blocks = p.blocks + seq.blocks;
-    at.kv_head = (int)blockIdx.y;
-    at.last = start + (bottom - 1) / p.group;
-    at.first = start + tile.first / p.group - p.window + 1;
-    at.first = p.window > 0 && at.first > 0 ? at.first : 0;
+    const struct attention_tile at = attention_tile_of<shape::ROWS>(&p);
+    int row0 = at.first_row + 16 * shape::MT * warp;
     struct tile_rows<shape::MT, HD> rows;
     uint16_t scales[2][shape::PIECES];
     const uint16_t *mine = queries + 16 * shape::MT * warp * HD;
@@ -356,7 +251,7 @@ static __global__ void __launch_bounds__(THREADS) flash_tile(struct attention_pa
     char *fetched = shape::BYTES == 2 ? (char *)tiles : stage;
     fetch<T, HD>(&p, &at, pos, step_blocks(&p, &at, pos), fetched, scales);
     int32_t blocks = step_blocks(&p, &at, pos + STEP);
-    load_queries<T, HD>(&p, &seq, tile.first, end, at.kv_head, queries);
+    load_queries<T, HD>(&p, &at, queries);
     for (; pos <= at.last; pos += STEP, turn ^= 1) {
         uint16_t *now = shape::BYTES == 2 && turn ? tiles + 2 * shape::HALF : tiles;
         copy_async_wait<0>();
@@ -373,9 +268,12 @@ static __global__ void __launch_bounds__(THREADS) flash_tile(struct attention_pa
         }
         if (shape::BYTES == 1)
             __syncthreads();
-        one_step<T, HD>(&p, &seq, row0, end, pos, mine, now, &rows);
+        one_step<T, HD>(&p, &at, row0, pos, mine, now, &rows);
     }
-    write_rows<T, HD>(&p, &seq, row0, end, at.kv_head, &rows);
+#pragma unroll
+    for (int m = 0; m < shape::MT; m++)
+        attention_write<HD>(&p, &at, row0 + 16 * m + (int)threadIdx.x % CUDA_WARP / 4,
+                            rows.total[m], rows.out[m]);
 }
 
 /* ---- the launch */
@@ -410,6 +308,8 @@ static int choose(struct device *d, const struct attention_params *p, int n)
 
 int cuda_flash_tiles(struct device *d, const struct attention_params *p, int n_tiles)
 {
+    if (cuda_wgmma_fits(d, p))
+        return cuda_wgmma_tiles(d, p, n_tiles);
     switch (d->kv.o.type) {
     case QUANT_F16: return choose<QUANT_F16>(d, p, n_tiles);
     case QUANT_BF16: return choose<QUANT_BF16>(d, p, n_tiles);

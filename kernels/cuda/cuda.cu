@@ -259,6 +259,14 @@ static const char *device_describe(const struct device *d)
     return d->name;
 }
 
+static const char *device_warning(const struct device *d)
+{
+    return d->capability != 90 || d->wgmma
+               ? ""
+               : "wgmma of this GPU did not give what it should, or the plugin was not compiled "
+                 "for 9.0a: attention of prompts goes without";
+}
+
 static void device_close(struct device *d)
 {
     if (!d)
@@ -362,7 +370,8 @@ static int device_open(const struct device_options *options, struct device **out
     if (find_gpu(d) ||
         cuda_check(d, cudaStreamCreateWithFlags(&d->stream, cudaStreamNonBlocking), "a stream") ||
         cuda_check(d, cudaEventCreateWithFlags(&d->mark, cudaEventDisableTiming), "an event") ||
-        reserve_memory(d, fraction) || cuda_step_open(d) || cuda_blas_open(d)) {
+        reserve_memory(d, fraction) || cuda_step_open(d) || cuda_blas_open(d) ||
+        cuda_wgmma_probe(d)) {
         complain(error, error_bytes, d->error);
         device_close(d);
         return -1;
@@ -377,6 +386,7 @@ static const struct kernels table = {
     .close = device_close,
     .device_error = device_error,
     .describe = device_describe,
+    .warning = device_warning,
     .memory_free = device_memory_free,
     .alloc = device_alloc,
     .free = cuda_give,

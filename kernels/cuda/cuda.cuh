@@ -135,6 +135,7 @@ struct device {
     int gpu, n_sm, capability; /* 90: 9.0 */
     bool deterministic;   /* no kernel is chosen by how many rows there are */
     bool tensor;          /* mma.m16n8k16 with bfloat16, cp.async: 8.0 and later */
+    bool wgmma;           /* 9.0, and what its products gave at start was right (wgmma_probe.cu) */
     size_t shared_max;
     cudaStream_t stream;
     cudaEvent_t mark;
@@ -291,6 +292,10 @@ bool cuda_flash_fits(const struct device *d, int n_heads);
 int cuda_flash_row_blocks(const struct attention_params *p); /* blocks per row of the plan */
 int cuda_flash_tile_rows(int head_dim);
 int cuda_flash_tiles(struct device *d, const struct attention_params *p, int n_tiles);
+/* Try wgmma, where there is one: sets d->wgmma. Waits for the device. */
+int cuda_wgmma_probe(struct device *d);
+bool cuda_wgmma_fits(const struct device *d, const struct attention_params *p);
+int cuda_wgmma_tiles(struct device *d, const struct attention_params *p, int n_tiles);
 void cuda_flash_rows(struct device *d, const struct attention_params *p, int n_rows);
 
 /* ---- a draw's arguments (draw.cu) */

@@ -1,6 +1,7 @@
 /* cuda_emu: fibers, streams and tensor core operations on the host; see cuda_emu.h. One thread. */
 #include "tests/cuda_emu/cuda_emu.h"
 #include "tests/cuda_emu/sanitize.h"
+#include "tests/cuda_emu/wgmma_emu.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -87,6 +88,7 @@ static void leave(status state)
 extern "C" __attribute__((used, visibility("hidden"))) void emu_fiber_main(void)
 {
     (*body)();
+    wgmma_thread_end();
     san_thread_end();
     leave(DONE);
     abort();
@@ -165,6 +167,7 @@ static void run_block(dim3 block, dim3 block_dim, dim3 grid_dim, size_t shared, 
                            i / LANES};
     }
     san_block(shared_memory, shared, n);
+    wgmma_block(shared_memory, shared, n);
     for (;;) {
         int waiting = 0;
         for (int w = 0; w < n_warps; w++) {
@@ -179,6 +182,7 @@ static void run_block(dim3 block, dim3 block_dim, dim3 grid_dim, size_t shared, 
         if (!waiting)
             return;
         san_block_arrived();
+        wgmma_block_arrived();
     }
 }
 
@@ -290,6 +294,7 @@ void emu_copy_wait(int groups_left)
         if (c.group < current->group - groups_left) {
             memcpy(c.to, c.bytes, (size_t)c.n);
             san_copy_done(c.to);
+            wgmma_written(c.to, sizeof c.bytes);
         } else
             current->copies[kept++] = c;
     }
@@ -359,6 +364,7 @@ void emu_launch(const emu_shape &shape, const std::function<void()> &work)
         die("a launch's shape is out of range");
     emu_enqueue([=] {
         bool backwards = n_launches++ % 2;
+        wgmma_launch(n_launches);
         body = &work;
         san_launch(shape.name, shape.early);
         for (unsigned z = 0; z < grid.z; z++)
@@ -369,11 +375,11 @@ void emu_launch(const emu_shape &shape, const std::function<void()> &work)
 }
 
 /* Of compute capability 8.0, with the shared memory of 8.9, which products have fewer stages for; of
- * 9.0; of 9.0 with an older cuBLASLt (cublas_emu.cc). */
+ * 9.0; of 9.0 with an older cuBLASLt (cublas_emu.cc); of 9.0 with wrong products (wgmma_emu.cc). */
 static int gpu;
 cudaError_t cudaGetDeviceCount(int *n)
 {
-    *n = 3;
+    *n = EMU_GPU_WRONG + 1;
     return cudaSuccess;
 }
 cudaError_t cudaSetDevice(int device)

@@ -236,6 +236,7 @@ struct cudaDeviceProp {
 cudaError_t cudaGetDeviceCount(int *n);
 cudaError_t cudaSetDevice(int device);
 int emu_gpu(); /* the last that was set */
+enum { EMU_GPU_WRONG = 3 }; /* its wgmma adds wrongly */
 cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *p, int device);
 cudaError_t cudaMemGetInfo(size_t *left, size_t *total);
 cudaError_t cudaMalloc(void **at, size_t bytes);
@@ -272,6 +273,24 @@ void emu_ldmatrix(uint32_t r[4], const void *row, bool transposed);
 void emu_copy_async(void *to_shared, const void *from, int bytes);
 void emu_copy_commit();
 void emu_copy_wait(int groups_left);
+
+/* ---- products of warpgroups: the twins of wgmma.cuh (wgmma_emu.cc) ---- */
+
+struct emu_product { /* d (+)= a b: 64 x 16 times 16 x n */
+    float *d;
+    int n;
+    const uint32_t *a; /* NULL: in shared memory, K-major */
+    uint64_t a_tile, b_tile;
+    bool add, transposed, bf16; /* transposed: b is MN-major */
+};
+void emu_wgmma(const emu_product &p);
+/* Products of warps so far; found by tests/kernels. */
+extern "C" __attribute__((visibility("default"))) int64_t emu_wgmmas(void);
+void emu_wgmma_fence();
+void emu_wgmma_commit();
+void emu_wgmma_wait(int groups_left);
+void emu_proxy_fence();
+uint32_t emu_shared_address(const void *at);
 
 /* ---- for cublas_emu.cc: work behind what is enqueued; now: not part of what is captured ---- */
 

@@ -1,7 +1,8 @@
 /* planted: one fault of each kind that sanitize.cc is to find, and the same without, which it is not
  * to. tests/kernels/check_sanitize.c runs each in a process of its own. */
 #ifdef CUDA_EMU_SAN
-#include "kernels/cuda/ptx.cuh"
+#include "kernels/cuda/wgmma.cuh"
+#include "tests/cuda_emu/sanitize.h"
 
 enum { THREADS = 64, BLOCKS = 4 };
 
@@ -35,12 +36,28 @@ static const struct plant plants[] = {
     {"grid_trigger before grid_wait", "comes before grid_wait"},
     {"a vector load off its alignment", "misaligned"},
     {"a host buffer changed before its copy", "changed before it was copied"},
+    {"no async_proxy_fence behind a store", "without fence.proxy.async"},
+    {"no async_proxy_fence behind a cp.async", "without fence.proxy.async"},
+    {"async_proxy_fence behind the barrier", "without fence.proxy.async"},
+    {"async_proxy_fence before copy_async_wait", "without fence.proxy.async"},
+    {"no barrier before wgmma", "without a barrier between"},
+    {"a store under a product", "without a barrier between"},
+    {"no wgmma_fence", "without wgmma.fence"},
+    {"no wgmma_wait", "before its wgmma was waited for"},
+    {"a wgmma_wait that leaves one group", "wrong sums"},
+    {"registers changed under a product", "wrong sums"},
+    {"a tile off 1,024 bytes", "does not begin on 1,024 bytes"},
+    {"a tile without its swizzle", "wrong sums"},
+    {"a tile beyond shared memory", "beyond the launch's shared memory"},
+    {"warps that multiply different tiles", "issue different wgmmas"},
 };
 enum {
     NONE, BARRIER, BARRIER_BEFORE_WRITE, SYNCWARP, SHUFFLE, LDMATRIX, COPY_WAIT, COPY_BARRIER,
     SHARED_END, SHARED_UNWRITTEN, SPAN_END, SPAN_FREED, SPAN_UNWRITTEN, SCRATCH, HOST, SAME_PLACE,
     OTHER_BLOCK, MEET_WRITE, MEET_READ, EARLY_READ, EARLY_WRITE, EARLY_NO_WAIT, EARLY_TRIGGER,
-    MISALIGNED, HOST_CHANGED
+    MISALIGNED, HOST_CHANGED, STORE_FENCE, COPY_FENCE, LATE_FENCE, EARLY_FENCE, PRODUCT_BARRIER,
+    PRODUCT_STORE, PRODUCT_FENCE, PRODUCT_NO_WAIT, PRODUCT_WAIT, PRODUCT_REGISTERS, TILE_ALIGN,
+    TILE_SWIZZLE, TILE_END, TILE_DIFFERS
 };
 
 static __global__ void within_block(int fault, const float *in, float *out)
@@ -139,6 +156,71 @@ static __global__ void reads_four(const char *at, float *out)
     out[threadIdx.x] = v.x + v.w;
 }
 
+/* Two products of 64 x 64 and 64 x 64, the second over rows of MN-major values; both factors from
+ * `in`, [64][64] float16, the left one by stores and the right one by cp.async. */
+static __global__ void multiplies(int fault, const uint16_t *in)
+{
+    CUDA_SHARED(char, shared);
+    int t = (int)threadIdx.x, lane = t % 32, row = t / 32 * 16 + lane / 4;
+    uint16_t *left = (uint16_t *)(shared + (-shared_address(shared) & (WGMMA_ALIGN - 1)));
+    uint16_t *other = left + 64 * 64 + (fault == TILE_ALIGN ? 64 : 0);
+    uint32_t a[4][4];
+    float d[8][4] = {};
+
+    for (int i = t; i < 64 * 8; i += WGMMA_THREADS) {
+        int r = i / 8, c = i % 8;
+        copy_async_16(other + (fault == TILE_SWIZZLE ? 64 * r + 8 * c : wgmma_place<64>(r, c)),
+                      in + 64 * r + 8 * c, true);
+    }
+    copy_async_commit();
+    if (fault == EARLY_FENCE)
+        async_proxy_fence();
+    copy_async_wait<0>();
+    if (fault != COPY_FENCE && fault != LATE_FENCE && fault != EARLY_FENCE)
+        async_proxy_fence();
+    if (fault == STORE_FENCE) /* the copies' values again, by stores */
+        for (int i = t; i < 64 * 8; i += WGMMA_THREADS)
+            *(uint4 *)(other + wgmma_place<64>(i / 8, i % 8)) = *(const uint4 *)(in + 8 * i);
+    if (fault != PRODUCT_BARRIER)
+        __syncthreads();
+    if (fault == LATE_FENCE)
+        async_proxy_fence();
+    for (int i = 0; i < 16; i++) {
+        int r = row + 8 * (i % 2), k = i / 4 * 16 + i % 4 / 2 * 8 + lane % 4 * 2;
+        memcpy(&a[i / 4][i % 4], in + 64 * r + k, 4);
+    }
+    if (fault != PRODUCT_FENCE)
+        wgmma_fence();
+    const uint16_t *from = fault == TILE_END ? other + 64 * 64 : other;
+    if (fault == TILE_DIFFERS && t >= 64)
+        from = left;
+    for (int k = 0; k < 4; k++) {
+        wgmma_values<false, 64>(d, a[k], wgmma_tile(from, 0) + k * 2048 / 16);
+        if (k == 1)
+            wgmma_commit();
+    }
+    wgmma_commit();
+    if (fault == PRODUCT_STORE)
+        other[wgmma_place<64>(t % 64, 0)] = 0;
+    if (fault == PRODUCT_REGISTERS)
+        memset(a, 0, sizeof a);
+    if (fault == PRODUCT_WAIT)
+        wgmma_wait<1>();
+    float early = d[0][0];
+    if (fault != PRODUCT_NO_WAIT)
+        wgmma_wait<0>();
+    if (fault == PRODUCT_WAIT)
+        d[0][0] = early;
+    for (int i = 0; i < 32; i++) {
+        int r = row + 8 * (i % 4 / 2), c = i / 4 * 8 + lane % 4 * 2 + i % 2;
+        float sum = 0;
+        for (int k = 0; k < 64; k++)
+            sum += f16_float(in[64 * r + k]) * f16_float(in[64 * k + c]);
+        if (d[i / 4][i % 4] != sum && fault != PRODUCT_NO_WAIT)
+            san_complain("wgmma: wrong sums", NULL);
+    }
+}
+
 static float *take(char *arena, int i, size_t n)
 {
     float *at = (float *)(arena + 65536 * i);
@@ -196,6 +278,15 @@ extern "C" __attribute__((visibility("default"))) void emu_plant(int fault)
         CUDA_LAUNCH(reads, one, threads, 0, NULL, (const float *)malloc(sizeof host), THREADS, out);
     CUDA_LAUNCH(reads_four, one, dim3(1), 0, NULL,
                 (const char *)in + (fault == MISALIGNED ? 4 : 0), out);
+    static uint16_t halves[64 * 64];
+    for (int i = 0; i < 64 * 64; i++) /* small integers */
+        halves[i] = float_f16((float)((i * 37 + i / 64 * 11) % 9 - 4));
+    uint16_t *factors = (uint16_t *)take(arena, 6, 64 * 64 / 2);
+    cudaMemcpyAsync(factors, halves, sizeof halves, cudaMemcpyHostToDevice, NULL);
+    for (int i = 0; i < 4; i++) /* products as early as can be, and as late */
+        CUDA_LAUNCH(multiplies, one, dim3(WGMMA_THREADS),
+                    WGMMA_ALIGN + 2 * sizeof halves + (fault == TILE_ALIGN ? 128 : 0), NULL, fault,
+                    (const uint16_t *)factors);
     cudaStreamSynchronize(NULL);
     cudaFree(memory);
 }

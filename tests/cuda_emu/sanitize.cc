@@ -21,6 +21,7 @@
  * last plain launch or copy: until grid_wait it must read nothing that they wrote, and write nothing. */
 #ifdef CUDA_EMU_SAN
 #include "tests/cuda_emu/sanitize.h"
+#include "tests/cuda_emu/wgmma_emu.h"
 
 #include <dlfcn.h>
 #include <stdio.h>
@@ -305,6 +306,8 @@ void touch(const memory &m, size_t i, size_t n, access kind, const void *pc)
     }
     if (is_read(kind) || kind == ATOMIC_ADD)
         check_written(m, i, n, pc);
+    if (m.shared && !is_read(kind) && kind != COPY) /* those are told when they were waited for */
+        wgmma_written(m.at + i, n);
     cell before = m.cells[i];
     uint8_t state = m.states[i];
     touch_byte(m, i, kind, pc);

@@ -16,6 +16,7 @@ struct rig_options {
     const char *isa; /* NULL: the strongest of those with float32 inputs; "cuda": the plugin */
     bool large;      /* too large for a plugin that is emulated */
     bool deterministic; /* of the plugin */
+    int gpu;            /* the plugin's */
     int n_threads;   /* 0: 2 */
     enum quant_type kv_type;
     int block_size;   /* 0: 16 */
@@ -92,6 +93,7 @@ static bool rig_open(struct rig *r, const char *path, struct rig_options o)
                                       .block_size = r->block_size, .kv_type = o.kv_type};
     device.gpu_memory_fraction = 0.1;
     device.deterministic = o.deterministic;
+    device.gpu = o.gpu;
     int rc = r->k->open(&device, &r->device, text, sizeof text);
     if (cuda && rc) {
         printf("    %s\n", text);

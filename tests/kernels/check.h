@@ -36,6 +36,9 @@ float *check_normals(size_t n);
  * reserve was called with CHECK_N_MAX and CHECK_COLS_MAX. */
 struct device *check_device(int level, int n_threads);
 struct device *check_device_new(int level, int n_threads); /* the caller closes it */
+/* Devices of an emulated plugin are of this GPU from now on: 0 is of 8.0, 1 of 9.0, 3 of 9.0 with
+ * wrong wgmma. */
+void check_gpu(int gpu);
 const struct kernels *check_kernels(int level); /* whose ops take plain memory at any level */
 
 /* The level that rounds the inputs of BF16 weights to BF16. */

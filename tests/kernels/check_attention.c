@@ -352,6 +352,88 @@ static void check_pages(void)
     }
 }
 
+/* A query of NaN makes its own outputs NaN, and no bit of another's differ. */
+static void check_nan(struct setup *s)
+{
+    struct attention_seq seq = {0, s->q_len[0], s->kv_len[0], s->blocks[0]};
+    size_t width = (size_t)s->head_dim, size = (size_t)(s->n_queries * heads(s)) * width;
+    size_t at = (size_t)(s->n_queries / 2 * heads(s)) * width;
+    float *out = check_floats(size);
+    struct device *d = store(s, 1, s->block_size);
+
+    run(s, d, s->out, &seq, 1);
+    s->q[at] = NAN;
+    run(s, d, out, &seq, 1);
+    check_kernels(s->level)->close(d);
+    for (size_t i = at; i < at + width; i++) {
+        check_expect(isnan(out[i]), "value %zu of a query of NaN: %g", i - at, (double)out[i]);
+        out[i] = s->out[i];
+    }
+    check_same(out, s->out, size, "beside a query of NaN");
+}
+
+/* How often wgmma was issued on an emulated GPU; 0 on others. */
+static int64_t n_wgmmas(void)
+{
+    int64_t (*count)(void) = NULL;
+    *(void **)&count = hosted_symbol("emu_wgmmas");
+    return count ? count() : 0;
+}
+
+/* Prompts, on the GPU with wgmma (attention_wgmma.cu) and without: steps of positions that end
+ * anywhere, tiles of rows that end anywhere, windows that begin within a step. */
+static void check_tiles(void)
+{
+    static const struct setup setups[] = {
+        {.head_dim = 128, .n_kv = 2, .group = 4, .block_size = 16, .n_seqs = 3,
+         .kv_len = {385, 129, 40}, .q_len = {70, 129, 40}},
+        {.head_dim = 128, .n_kv = 1, .group = 8, .block_size = 8, .window = 100, .n_seqs = 2,
+         .kv_len = {300, 257}, .q_len = {33, 40}},
+        {.head_dim = 128, .n_kv = 1, .group = 1, .block_size = 64, .softcap = 30, .n_seqs = 2,
+         .kv_len = {256, 200}, .q_len = {140, 130}},
+        {.head_dim = 64, .n_kv = 2, .group = 4, .block_size = 32, .n_seqs = 4,
+         .kv_len = {383, 128, 65, 20}, .q_len = {50, 128, 65, 20}},
+        {.head_dim = 80, .n_kv = 1, .group = 4, .block_size = 16, .window = 129, .softcap = 20,
+         .n_seqs = 1, .kv_len = {400}, .q_len = {60}},
+        {.head_dim = 96, .n_kv = 2, .group = 3, .block_size = 8, .n_seqs = 2,
+         .kv_len = {384, 131}, .q_len = {43, 43}},
+        {.head_dim = 128, .n_kv = 1, .group = 4, .block_size = 128, .window = 24, .n_seqs = 1,
+         .kv_len = {513}, .q_len = {90}},
+        {.head_dim = 40, .n_kv = 1, .group = 8, .block_size = 256, .window = 300, .softcap = 15,
+         .n_seqs = 1, .kv_len = {640}, .q_len = {37}},
+    };
+    enum { N = sizeof setups / sizeof *setups };
+    bool emulated = check_emulated(CHECK_CUDA);
+
+    if (!check_device(CHECK_CUDA, 1))
+        return;
+    for (int gpu = 1; gpu < 4; gpu += 2) /* 3: its wgmma is wrong, and mma.sync is taken */
+        for (int i = 0; i < (gpu == 1 ? N : emulated ? 2 : 0); i++) {
+            struct setup s = setups[i];
+            s.level = CHECK_CUDA;
+            s.type = i % 2 ? QUANT_F16 : QUANT_BF16;
+            if (!check_wants(s.type) || (!check_varies(CHECK_CUDA) && emulated && i % 3))
+                continue;
+            check_gpu(gpu);
+            struct device *d = check_device_new(CHECK_CUDA, 1);
+            const char *warning = hosted_plugin()->warning(d);
+            int64_t before = n_wgmmas();
+            one(&s);
+            check_expect(!emulated || !warning[0] == (gpu == 1), "GPU %d: \"%s\"", gpu, warning);
+            if (i == 0 && check_varies(CHECK_CUDA)) {
+                check_case("attention, GPU %d: a query of NaN", gpu);
+                s.n_seqs = 1;
+                prepare(&s);
+                check_nan(&s);
+            }
+            check_kernels(CHECK_CUDA)->close(d);
+            /* a device's probe has 24 of 4 warps, a step of positions 12 or 16 of 8 */
+            check_expect(!emulated || (n_wgmmas() - before > 500) == (gpu == 1),
+                         "GPU %d: %lld wgmmas", gpu, (long long)(n_wgmmas() - before));
+        }
+    check_gpu(0);
+}
+
 void check_attention(void)
 {
     static const int dims[] = {16, 32, 48, 64, 80, 96, 128, 256, 20};
@@ -374,15 +456,18 @@ void check_attention(void)
                 .kv_len = {37 + i * 7, 1, 130, 65},
                 .q_len = {i % 2 ? 37 : 1, 1, 70, 2},
             };
+            check_gpu(i % 2);
             /* deterministic: sequences are stored and run twice more */
             if (check_wants(s.type) &&
                 (check_varies(level) || !check_emulated(level) || i % 3 == 0))
                 one(&s);
         }
+    check_gpu(0);
     for (int level = 0; level < CHECK_LEVELS; level++)
         for (int i = 0; check_device(level, 1) && i < 5; i++)
             if (check_wants(types[i]))
                 check_layers(level, types[i]);
+    check_tiles();
     check_long();
     check_slices();
     check_pages();

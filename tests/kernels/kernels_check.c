@@ -32,6 +32,7 @@ static struct {
     } buffers[BUFFERS_MAX];
     uint64_t random;
     int type; /* the only one that is wanted; -1: all */
+    int gpu;  /* of check_device_new */
     struct device *devices[CHECK_LEVELS][CHECK_THREADS_MAX + 1];
     const struct kernels *plugin; /* NULL: the levels of the CPU are checked */
 } state = {.type = -1};
@@ -223,11 +224,16 @@ double check_cuda_attention(enum quant_type type, int n)
     return n == 1 ? 0x1p-16 : 0x1.1p-8;
 }
 
+void check_gpu(int gpu)
+{
+    state.gpu = state.emulated ? gpu : 0;
+}
+
 struct device *check_device_new(int level, int n_threads)
 {
     struct device_options options = {
         .n_threads = n_threads, .cpu_isa = check_level_names[level], .gpu_memory_fraction = 0.05,
-        .deterministic = state.deterministic};
+        .gpu = state.gpu, .deterministic = state.deterministic};
     const struct kernels *k = check_kernels(level);
     if (!k || (level != CHECK_CUDA && state.plugin))
         return NULL;

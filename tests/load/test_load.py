@@ -136,9 +136,8 @@ def test_concurrent_streams_are_exact_and_leave_nothing(device):
         assert server.metric("sirocco_kv_blocks_used") == 0
 
 
-def test_streams_over_an_emulated_gpu(tmp_path):
-    """The same with the CUDA backend's kernels on the host (tests/cuda_emu) and a tiny random model:
-    steps run ahead, decodes are captured, and who comes and goes changes nobody's text."""
+def emulated(tmp_path):
+    """The plugin of tests/cuda_emu, and a tiny random model in tmp_path."""
     plugin = os.environ.get("SIROCCO_TEST_PLUGIN", "")
     if SANITIZED or not Path(plugin).is_file():
         pytest.skip("the emulated CUDA plugin is not built")
@@ -146,6 +145,26 @@ def test_streams_over_an_emulated_gpu(tmp_path):
     subprocess.run([sys.executable, "scripts/make_random_model", "--preset", "mistral-7b", "--type", "bf16",
                     *sizes.split(), tmp_path / "model"],
                    cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+    return plugin
+
+
+def test_wrong_wgmma_is_found_at_start(tmp_path):
+    """Emulated GPU 3 has wgmma that adds wrongly: one line in the log, and prompts are served without."""
+    plugin = emulated(tmp_path)
+    for gpu, warnings in ((1, 0), (3, 1)):
+        with serving("--model", str(tmp_path / "model"), "--device", f"cuda:{gpu}", "--cuda-plugin", plugin,
+                     "--max-seqs", "2", "--kv-cache-bytes", "2m", "--max-model-len", "512",
+                     "--log-level", "warn") as server:
+            words = [{"role": "user", "content": "one two three " * 20}]
+            answer = server.chat(messages=words, max_tokens=2, ignore_eos=True)
+            assert answer["usage"]["completion_tokens"] == 2
+            assert sum("wgmma" in line for line in server.log) == warnings, server.log
+
+
+def test_streams_over_an_emulated_gpu(tmp_path):
+    """The same with the CUDA backend's kernels on the host (tests/cuda_emu) and a tiny random model:
+    steps run ahead, decodes are captured, and who comes and goes changes nobody's text."""
+    plugin = emulated(tmp_path)
     bodies = [{"messages": [{"role": "user", "content": f"Tell me about {subject}" + " ." * i * 5}],
                "temperature": 0 if length < 17 else 0.8, "seed": i, "max_tokens": length, "ignore_eos": True}
               for i, subject in enumerate(SUBJECTS[:5]) for length in (1, 6, 17)]
