@@ -37,6 +37,8 @@ struct slot { /* one exchange with what only this file knows of it */
     size_t taken;             /* bytes of x.out that MHD has */
     uint64_t start_ns, submit_ns, out_ns; /* begun; first submit; last bytes for the client */
     uint64_t token_ns[EXCHANGE_CHANNELS_MAX]; /* last token of each channel; 0: none yet */
+    int max_tokens;           /* of each sequence */
+    int longest;              /* generated tokens of the longest sequence that finished */
     bool first_event;         /* the engine has begun it */
     bool preparing;           /* a worker has it */
     bool let_go;              /* MHD is done with it */
@@ -264,6 +266,7 @@ int exchange_submit(struct exchange *x, const struct engine_request *request, st
         return rc;
     if (x->n_channels == 0)
         s->submit_ns = now_ns();
+    s->max_tokens = request->max_tokens;
     x->channels[x->n_channels++] = channel;
     x->n_live++;
     x->state = EXCHANGE_RUNNING;
@@ -330,8 +333,17 @@ static void exchange_finished(struct slot *s, const struct event *event)
         return;
     metrics_observe(m, METRICS_E2E, u->total_ms / 1e3);
     metrics_observe(m, METRICS_QUEUE, u->queue_ms / 1e3);
+    metrics_observe(m, METRICS_INFERENCE, (u->total_ms - u->queue_ms) / 1e3);
+    if (u->first_token_ms >= 0) {
+        metrics_observe(m, METRICS_PREFILL, (u->first_token_ms - u->queue_ms) / 1e3);
+        metrics_observe(m, METRICS_DECODE, (u->total_ms - u->first_token_ms) / 1e3);
+    }
     metrics_observe(m, METRICS_PROMPT_TOKENS, u->prompt_tokens);
     metrics_observe(m, METRICS_GENERATION_TOKENS, u->output_tokens);
+    metrics_observe(m, METRICS_MAX_TOKENS, s->max_tokens);
+    s->longest = u->output_tokens > s->longest ? u->output_tokens : s->longest;
+    if (x->n_live == 1) /* the last of them */
+        metrics_observe(m, METRICS_LONGEST_TOKENS, s->longest);
     if (u->output_tokens > 1 && u->first_token_ms >= 0)
         metrics_observe(m, METRICS_TPOT,
                         (u->total_ms - u->first_token_ms) / 1e3 / (u->output_tokens - 1));

@@ -23,7 +23,7 @@ enum { ROUTES_MAX = 32, STATUS_MIN = 100, STATUS_MAX = 599, BUCKETS_MAX = 32, RE
 struct metrics_values {
     double running, waiting, paused, kv_used, kv_total, kv_cached, kv_ratio;
     double preemptions, prompt_tokens, cached_tokens, generation_tokens;
-    double prefix_queries, prefix_hits, steps;
+    double prefix_queries, prefix_hits, prefix_ratio, steps;
     double connections, prepare_bytes, log_lost;
     double cpu_seconds, rss_bytes, virtual_bytes, open_files, start_seconds;
 };
@@ -68,6 +68,9 @@ static const struct metric {
     {"sirocco_prefix_cache_hits_total", METRICS_COUNTER, AT(prefix_hits),
      {"vllm:prefix_cache_hits_total", "vllm:gpu_prefix_cache_hits_total"},
      "Prompt tokens found in the prefix cache."},
+    {"sirocco_prefix_cache_hit_ratio", METRICS_GAUGE, AT(prefix_ratio),
+     {"vllm:gpu_prefix_cache_hit_rate", NULL},
+     "Share of the prompt tokens looked up in the prefix cache that were there, since the start."},
     {"sirocco_steps_total", METRICS_COUNTER, AT(steps), {NULL, NULL}, "Steps of the engine."},
     {"sirocco_connections", METRICS_GAUGE, AT(connections), {NULL, NULL}, "Open connections."},
     {"sirocco_prepare_bytes", METRICS_GAUGE, AT(prepare_bytes), {NULL, NULL},
@@ -123,11 +126,26 @@ static const struct metrics_histogram_row {
     [METRICS_QUEUE] = {"sirocco_request_queue_time_seconds", BOUNDS(request_bounds),
                        {"vllm:request_queue_time_seconds", NULL},
                        "Submit to the first step of a sequence, in seconds."},
+    [METRICS_PREFILL] = {"sirocco_request_prefill_time_seconds", BOUNDS(request_bounds),
+                         {"vllm:request_prefill_time_seconds", NULL},
+                         "First step to first token of a sequence, in seconds."},
+    [METRICS_DECODE] = {"sirocco_request_decode_time_seconds", BOUNDS(request_bounds),
+                        {"vllm:request_decode_time_seconds", NULL},
+                        "First token to the end of a sequence, in seconds."},
+    [METRICS_INFERENCE] = {"sirocco_request_inference_time_seconds", BOUNDS(request_bounds),
+                           {"vllm:request_inference_time_seconds", NULL},
+                           "First step to the end of a sequence, in seconds."},
     [METRICS_PROMPT_TOKENS] = {"sirocco_request_prompt_tokens", BOUNDS(count_bounds),
                                {"vllm:request_prompt_tokens", NULL}, "Prompt tokens per sequence."},
     [METRICS_GENERATION_TOKENS] = {"sirocco_request_generation_tokens", BOUNDS(count_bounds),
                                    {"vllm:request_generation_tokens", NULL},
                                    "Generated tokens per sequence."},
+    [METRICS_LONGEST_TOKENS] = {"sirocco_request_max_num_generation_tokens", BOUNDS(count_bounds),
+                                {"vllm:request_max_num_generation_tokens", NULL},
+                                "Generated tokens of a request's longest sequence."},
+    [METRICS_MAX_TOKENS] = {"sirocco_request_params_max_tokens", BOUNDS(count_bounds),
+                            {"vllm:request_params_max_tokens", NULL},
+                            "Tokens that a request let each of its sequences generate."},
 };
 
 struct histogram {
@@ -297,6 +315,7 @@ static void values_from_engine(struct metrics_values *v, const struct engine_sta
     v->generation_tokens = (double)s->output_tokens;
     v->prefix_queries = (double)s->prefix_queries;
     v->prefix_hits = (double)s->prefix_hits;
+    v->prefix_ratio = v->prefix_queries > 0 ? v->prefix_hits / v->prefix_queries : 0;
     v->steps = (double)s->steps;
 }
 

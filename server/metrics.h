@@ -15,8 +15,13 @@ enum metrics_histogram {
     METRICS_TPOT,          /* seconds per output token after the first, per request */
     METRICS_E2E,           /* seconds from submit to the end */
     METRICS_QUEUE,         /* seconds from submit to the first step */
+    METRICS_PREFILL,       /* ... from there to the first token */
+    METRICS_DECODE,        /* ... from there to the end */
+    METRICS_INFERENCE,     /* both of these */
     METRICS_PROMPT_TOKENS, /* per sequence */
     METRICS_GENERATION_TOKENS,
+    METRICS_LONGEST_TOKENS, /* generated in the longest sequence of a request */
+    METRICS_MAX_TOKENS,     /* that a sequence was allowed by its request */
     METRICS_HISTOGRAM_COUNT
 };
 

@@ -77,6 +77,41 @@ def test_metrics_add_up():
                 assert value == samples[name[:-7] + "_count", rest], name
 
 
+def test_metrics_of_the_parts_of_a_request():
+    """Queue, prefill and decode make up a sequence's time; the longest of a request's sequences counts."""
+    with serving("--metrics-compat", "vllm") as server:
+        prompt = [5 + i % 50 for i in range(600)]
+        for stop in ([], [3]):
+            status, _, _ = server.post("/v1/completions", {
+                "prompt": prompt, "n": 3, "max_tokens": 40, "ignore_eos": not stop, "stop_token_ids": stop,
+                "min_tokens": 5, "temperature": 1, "seed": 3})
+            assert status == 200
+        server.post("/v1/completions", {"prompt": "a", "max_tokens": 99999, "temperature": 9})
+        samples = exposition(server.get("/metrics")[2].decode())
+
+        def value(name: str) -> float:
+            ours = samples["sirocco_" + name, None]
+            theirs = [v for (n, labels), v in samples.items() if n == "vllm:" + name]
+            assert theirs == [ours], name
+            return ours
+
+        seconds = {part: value(f"request_{part}_time_seconds_sum")
+                   for part in ("queue", "prefill", "decode", "inference")}
+        assert all(v > 0 for v in seconds.values()), seconds
+        total = value("e2e_request_latency_seconds_sum")
+        assert abs(seconds["prefill"] + seconds["decode"] - seconds["inference"]) < 1e-6
+        assert abs(seconds["queue"] + seconds["inference"] - total) < 1e-6
+        for part in seconds:
+            assert value(f"request_{part}_time_seconds_count") == 6
+        assert value("request_params_max_tokens_sum") == 6 * 40
+        assert value("request_max_num_generation_tokens_count") == 2
+        assert 40 + 5 <= value("request_max_num_generation_tokens_sum") <= 80
+        hits, queries = value("prefix_cache_hits_total"), value("prefix_cache_queries_total")
+        ratio = samples["sirocco_prefix_cache_hit_ratio", None]
+        assert hits > 0 and abs(ratio - hits / queries) < 1e-9
+        assert ratio == next(v for (n, _), v in samples.items() if n == "vllm:gpu_prefix_cache_hit_rate")
+
+
 def test_labels_are_bounded(server):
     for i in range(50):
         server.get(f"/v1/unknown/{i}")
