@@ -100,12 +100,47 @@ static __device__ __forceinline__ void fetch(const struct wgmma_pieces *in, cons
     }
 }
 
-/* Four floats, zeros when not valid; no branch, so that a tile's loads follow each other. */
-static __device__ __forceinline__ float4 four_if(const float *at, bool valid)
+/* The thread's share of the queries, 8 values a piece, zeros beyond the rows and the head. No
+ * branch and one division, so that the loads follow each other. */
+template <int HD>
+static __device__ __forceinline__ void load_queries(const struct attention_params *p,
+                                                    const struct attention_tile *at,
+                                                    uint4 loaded[wgmma_shape<HD>::PIECES][2])
 {
-    uint4 v = load_if(at, valid);
-    return make_float4(__uint_as_float(v.x), __uint_as_float(v.y), __uint_as_float(v.z),
-                       __uint_as_float(v.w));
+    typedef struct wgmma_shape<HD> shape;
+    int row = at->first_row + (int)threadIdx.x / shape::ROW_PIECES;
+    int c = (int)threadIdx.x % shape::ROW_PIECES;
+    int query = row / p->group, head = row % p->group; /* of the sequence; of the group */
+    const float *from =
+        p->q + ((int64_t)at->q_start * p->n_heads + at->kv_head * p->group) * p->head_dim + 8 * c;
+#pragma unroll
+    for (int j = 0; j < shape::PIECES; j++) {
+        const float *values = from + ((int64_t)query * p->n_heads + head) * p->head_dim;
+        bool valid = row < at->end && 8 * c < p->head_dim;
+        loaded[j][0] = load_if(values, valid);
+        loaded[j][1] = load_if(values + 4, valid);
+        row += shape::ROWS_AT_ONCE;
+        query += shape::ROWS_AT_ONCE / p->group;
+        head += shape::ROWS_AT_ONCE % p->group;
+        query += head >= p->group;
+        head -= head >= p->group ? p->group : 0;
+    }
+}
+
+/* To their tile, rounded. */
+template <bool BF16, int HD>
+static __device__ __forceinline__ void
+store_queries(const uint4 loaded[wgmma_shape<HD>::PIECES][2], uint16_t *queries)
+{
+    typedef struct wgmma_shape<HD> shape;
+#pragma unroll
+    for (int j = 0; j < shape::PIECES; j++) {
+        int i = (int)threadIdx.x + j * THREADS;
+        float4 x[2];
+        memcpy(x, loaded[j], sizeof x);
+        int place = wgmma_place<ROWS>(i / shape::ROW_PIECES, i % shape::ROW_PIECES);
+        store_shared_16(queries + place, attention_round<BF16>(x[0], x[1]));
+    }
 }
 
 /* S of the warpgroup's rows: one group of products, under way. */
@@ -203,7 +238,8 @@ static __global__ void __launch_bounds__(THREADS, 1) flash_wgmma(struct attentio
     uint16_t *keys = queries + ROWS * HD, *values = keys + 2 * shape::TILE;
     /* the same in all lanes, which the compiler cannot see by itself */
     int group = __shfl_sync(0xffffffffu, (int)threadIdx.x / WGMMA_THREADS, 0);
-    const struct attention_tile at = attention_tile_of<ROWS>(&p);
+    struct attention_tile at = attention_tile_of<ROWS>(&p);
+    wgmma_own(at.q_start);
     const uint64_t q = wgmma_tile(queries + group * WGMMA_ROWS * WGMMA_PANEL, shape::PANEL);
     const uint64_t k = wgmma_tile(keys, shape::PANEL), v = wgmma_tile(values, shape::PANEL);
     enum { OTHER = shape::TILE * 2 / 16 }; /* the other tile of a ring, in descriptors */
@@ -215,6 +251,8 @@ static __global__ void __launch_bounds__(THREADS, 1) flash_wgmma(struct attentio
     int pos = at.first / STEP * STEP;
     int32_t now = step_blocks<HD>(&p, &at, pos), next = step_blocks<HD>(&p, &at, pos + STEP);
     const struct wgmma_pieces in = pieces_of<HD>(&p, &at);
+    uint4 loaded[shape::PIECES][2];
+    load_queries<HD>(&p, &at, loaded);
     fetch<HD>(&in, in.keys, pos, now, keys);
     copy_async_commit();
     fetch<HD>(&in, in.values, pos, now, values);
@@ -223,14 +261,7 @@ static __global__ void __launch_bounds__(THREADS, 1) flash_wgmma(struct attentio
     if (pos + STEP <= at.last)
         fetch<HD>(&in, in.keys, pos + STEP, now, keys + shape::TILE);
     copy_async_commit();
-#pragma unroll
-    for (int j = 0; j < shape::PIECES; j++) {
-        int i = (int)threadIdx.x + j * THREADS;
-        int r = i / shape::ROW_PIECES, c = i % shape::ROW_PIECES;
-        const float *from = attention_query(&p, &at, at.first_row + r, c);
-        float4 a = four_if(from, from), b = four_if(from + 4, from);
-        *(uint4 *)(queries + wgmma_place<ROWS>(r, c)) = attention_round<BF16>(a, b);
-    }
+    store_queries<BF16, HD>(loaded, queries);
 #pragma unroll
     for (int i = 0; i < HD / 2; i++)
         out[i / 4][i % 4] = 0;

@@ -43,6 +43,7 @@ template <int ROWS> static __device__ __forceinline__ int wgmma_place(int r, int
 #ifdef CUDA_EMU
 #define WGMMA_THERE 1
 static inline uint32_t shared_address(const void *at) { return emu_shared_address(at); }
+static inline void store_shared_16(void *at, uint4 v) { *(uint4 *)at = v; }
 static inline void async_proxy_fence() { emu_proxy_fence(); }
 static inline void wgmma_fence() { emu_wgmma_fence(); }
 static inline void wgmma_commit() { emu_wgmma_commit(); }
@@ -72,6 +73,14 @@ static inline void wgmma_values(float d[N / 8][4], const uint32_t a[4], uint64_t
 static __device__ __forceinline__ uint32_t shared_address(const void *at)
 {
     return (uint32_t)__cvta_generic_to_shared(at);
+}
+
+/* Of a plain store of four words the compiler may make four stores. */
+static __device__ __forceinline__ void store_shared_16(void *at, uint4 v)
+{
+    asm volatile("st.shared.v4.u32 [%0], {%1,%2,%3,%4};\n" ::"r"(shared_address(at)), "r"(v.x),
+                 "r"(v.y), "r"(v.z), "r"(v.w)
+                 : "memory");
 }
 
 #if WGMMA_THERE
@@ -114,10 +123,14 @@ static __device__ __forceinline__ void wgmma_behind(float x)
     if (x < 0)
         asm volatile("nanosleep.u32 0;\n");
 }
-/* The compiler takes this value as it is, and makes nothing of what it was made from. */
+/* The compiler makes this value here, and nothing later of what it was made from. */
 template <typename T> static __device__ __forceinline__ void wgmma_own(T *&x)
 {
     asm volatile("" : "+l"(x));
+}
+static __device__ __forceinline__ void wgmma_own(int &x)
+{
+    asm volatile("" : "+r"(x));
 }
 
 #define WGMMA_4(d, i) "+f"(d[i][0]), "+f"(d[i][1]), "+f"(d[i][2]), "+f"(d[i][3])
