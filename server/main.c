@@ -3,6 +3,7 @@
  * Exit codes: 0 served and drained (or asked for help); 1 the socket, memory or the engine failed,
  * or a second signal cut the drain short; 2 the command line, the configuration or the model's
  * files are wrong, and will be when it is tried again. */
+#include <errno.h>
 #include <fcntl.h>
 #include <jansson.h>
 #include <signal.h>
@@ -146,11 +147,21 @@ static int main_version(int argc, char **argv)
     return EXIT_OK;
 }
 
+/* Has all that was printed reached its file? A result that was cut off is none. */
+static int main_flush(struct err *err)
+{
+    if (fflush(stdout) != 0)
+        return err_set(err, ERR_IO, "cannot write the output: %s", strerror(errno));
+    return ferror(stdout) ? err_set(err, ERR_IO, "cannot write the output") : 0;
+}
+
 /* A subcommand from stdin to stdout. */
 static int main_lines(int (*run)(int, char **, FILE *, FILE *, struct err *), int argc, char **argv)
 {
     struct err err = {0};
     int rc = run(argc, argv, stdin, stdout, &err);
+    if (rc == 0)
+        rc = main_flush(&err);
     if (rc == 0)
         return EXIT_OK;
     fprintf(stderr, "sirocco: %s\n", err.text[0] != '\0' ? err.text : err_text(rc));

@@ -23,6 +23,16 @@ class Holes:
             out.write(b"\0")
 
 
+def test_output_that_is_lost_is_an_error():
+    """A result cut off by a full disk does not end with status 0."""
+    for words in (["inspect", "--json"], ["bench", "-p", "16", "-n", "1", "-r", "1"]):
+        with open("/dev/full", "w", encoding="ascii") as full:
+            done = subprocess.run([BINARY, *words], stdout=full, stderr=subprocess.PIPE, text=True,
+                                  timeout=60 * SLOWER, check=False)
+        assert done.returncode == 1, words
+        assert "cannot write" in done.stderr.splitlines()[-1]
+
+
 def test_instant_on_seven_billion(tmp_path):
     class Options:
         type, head_type, split = "q4_k", None, 1
