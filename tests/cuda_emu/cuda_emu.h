@@ -10,8 +10,8 @@
  * touches it faults. Threads of a warp that wait at different barriers end the process.
  *
  * The tensor core operations (mma, ldmatrix) and cp.async are emulated from the PTX ISA's fragment
- * tables; a cp.async's destination holds poison until it was waited for. With CUDA_EMU_SAN each load
- * and store of a kernel is checked, too (sanitize.cc). */
+ * tables; a cp.async's destination holds poison until it was waited for. wgmma_emu.cc has wgmma.
+ * With CUDA_EMU_SAN each load and store of a kernel is checked, too (sanitize.cc). */
 #ifndef SIROCCO_TESTS_CUDA_EMU_H
 #define SIROCCO_TESTS_CUDA_EMU_H
 

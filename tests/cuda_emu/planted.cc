@@ -156,8 +156,8 @@ static __global__ void reads_four(const char *at, float *out)
     out[threadIdx.x] = v.x + v.w;
 }
 
-/* Two products of 64 x 64 and 64 x 64, the second over rows of MN-major values; both factors from
- * `in`, [64][64] float16, the left one by stores and the right one by cp.async. */
+/* in times in, [64][64] float16: the left factor in registers, the right one by cp.async to a
+ * MN-major tile; in two groups of products. */
 static __global__ void multiplies(int fault, const uint16_t *in)
 {
     CUDA_SHARED(char, shared);

@@ -17,6 +17,9 @@
  * counter and __threadfence in a later one. An atomic releases the epochs before the first write
  * that is not yet fenced; it acquires what the atomics before it on its address released.
  *
+ * wgmma reads shared memory from its issue to its wait; whether the async proxy sees what it reads
+ * is wgmma_emu.cc's, which is told of every store.
+ *
  * A kernel launched early (CUDA_LAUNCH_EARLY) may overlap with the kernels before it, back to the
  * last plain launch or copy: until grid_wait it must read nothing that they wrote, and write nothing. */
 #ifdef CUDA_EMU_SAN
