@@ -10,6 +10,7 @@
 
 #include "server/app.h"
 #include "server/auth.h"
+#include "server/http_socket.h"
 #include "server/route.h"
 
 void admit_request_id(struct exchange *x, const char *client)
@@ -40,10 +41,8 @@ void admit_request_id(struct exchange *x, const char *client)
  * tells. A server on other addresses is called by names it does not know. */
 static bool admit_host(const struct app *app, const char *host)
 {
-    const char *bound = app->config->host;
-    bool loopback = strncmp(bound, "127.", 4) == 0 || strcmp(bound, "localhost") == 0 ||
-                    strcmp(bound, "::1") == 0 || strcmp(bound, "[::1]") == 0;
-    if (host == NULL || !loopback || auth_required(app->auth) || http_gate_host_local(host))
+    if (host == NULL || http_gate_host_local(host) || auth_required(app->auth) ||
+        !http_socket_loopback(app->config->host))
         return true;
     const struct config_list *list = &app->config->allowed_host;
     for (int i = 0; i < list->n; i++)

@@ -19,30 +19,54 @@
 
 enum { BACKLOG = 1024, SPARE_FILES = 64 /* descriptors that are not connections */ };
 
-int http_socket_listen(const char *host, int port, int *fd, int *port_out, char *url,
-                       size_t url_bytes, struct err *err)
+enum { NAME_BYTES = 64 };
+
+/* The address of a host, and its name without brackets. Bytes of the address; 0: none is meant. */
+static socklen_t http_socket_parse(const char *host, int port, struct sockaddr_storage *address,
+                                   char name[NAME_BYTES])
 {
-    struct sockaddr_storage address = {0};
-    struct sockaddr_in *v4 = (struct sockaddr_in *)&address;
-    struct sockaddr_in6 *v6 = (struct sockaddr_in6 *)&address;
-    socklen_t size = sizeof *v4;
-    int on = 1, off = 0;
-    char name[64];
+    struct sockaddr_in *v4 = (struct sockaddr_in *)address;
+    struct sockaddr_in6 *v6 = (struct sockaddr_in6 *)address;
     size_t n = strlen(host);
     bool bracketed = n > 2 && host[0] == '[' && host[n - 1] == ']';
-    snprintf(name, sizeof name, "%.*s", bracketed ? (int)n - 2 : (int)n, host + bracketed);
+    snprintf(name, NAME_BYTES, "%.*s", bracketed ? (int)n - 2 : (int)n, host + bracketed);
     if (strcmp(name, "localhost") == 0)
-        snprintf(name, sizeof name, "127.0.0.1");
+        snprintf(name, NAME_BYTES, "127.0.0.1");
+    *address = (struct sockaddr_storage){0};
     if (!bracketed && inet_pton(AF_INET, name, &v4->sin_addr) == 1) {
         v4->sin_family = AF_INET;
         v4->sin_port = htons((uint16_t)port);
-    } else if (inet_pton(AF_INET6, name, &v6->sin6_addr) == 1) {
+        return sizeof *v4;
+    }
+    if (inet_pton(AF_INET6, name, &v6->sin6_addr) == 1) {
         v6->sin6_family = AF_INET6;
         v6->sin6_port = htons((uint16_t)port);
-        size = sizeof *v6;
-    } else {
-        return err_set(err, ERR_USAGE, "--host %s: not a numeric IPv4 or IPv6 address", host);
+        return sizeof *v6;
     }
+    return 0;
+}
+
+bool http_socket_loopback(const char *host)
+{
+    struct sockaddr_storage address;
+    const struct in6_addr *v6 = &((struct sockaddr_in6 *)&address)->sin6_addr;
+    char name[NAME_BYTES];
+    socklen_t size = http_socket_parse(host, 0, &address, name);
+    if (size == sizeof(struct sockaddr_in))
+        return ntohl(((struct sockaddr_in *)&address)->sin_addr.s_addr) >> 24 == IN_LOOPBACKNET;
+    return size != 0 && (IN6_IS_ADDR_LOOPBACK(v6) ||
+                         (IN6_IS_ADDR_V4MAPPED(v6) && v6->s6_addr[12] == IN_LOOPBACKNET));
+}
+
+int http_socket_listen(const char *host, int port, int *fd, int *port_out, char *url,
+                       size_t url_bytes, struct err *err)
+{
+    struct sockaddr_storage address;
+    int on = 1, off = 0;
+    char name[NAME_BYTES];
+    socklen_t size = http_socket_parse(host, port, &address, name);
+    if (size == 0)
+        return err_set(err, ERR_USAGE, "--host %s: not a numeric IPv4 or IPv6 address", host);
     int s = socket(address.ss_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     if (s >= 0)
         setsockopt(s, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
@@ -57,7 +81,8 @@ int http_socket_listen(const char *host, int port, int *fd, int *port_out, char 
     }
     bool ipv4 = address.ss_family == AF_INET;
     *fd = s;
-    *port_out = ntohs(ipv4 ? v4->sin_port : v6->sin6_port);
+    *port_out = ntohs(ipv4 ? ((struct sockaddr_in *)&address)->sin_port
+                            : ((struct sockaddr_in6 *)&address)->sin6_port);
     snprintf(url, url_bytes, ipv4 ? "http://%s:%d" : "http://[%s]:%d", name, *port_out);
     return 0;
 }

@@ -3,6 +3,7 @@
 #ifndef SIROCCO_HTTP_SOCKET_H
 #define SIROCCO_HTTP_SOCKET_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -13,6 +14,9 @@
  * ERR_IO. */
 int http_socket_listen(const char *host, int port, int *fd, int *port_out, char *url,
                        size_t url_bytes, struct err *err);
+
+/* Is such a host an address that only programs on this machine reach, however it is written? */
+bool http_socket_loopback(const char *host);
 
 /* No delay for small writes; probes that find dead peers. */
 void http_socket_tune(int fd);

@@ -269,6 +269,10 @@ def test_hosts_of_a_loopback_server_without_keys():
         assert server.metric("sirocco_prompt_tokens_total") == 0
     with serving(environment={"SIROCCO_API_KEY": "secret"}) as server:
         assert statuses(ask(server, b"evil.zz", more=b"Authorization: Bearer secret\r\n")) == [200]
+    with serving("--host", "::ffff:127.0.0.1") as server:  # loopback, written another way
+        server.host = "127.0.0.1"
+        assert statuses(ask(server, b"evil.zz")) == [403]
+        server.url = f"http://127.0.0.1:{server.port}"
     with serving("--allowed-host", "*") as server:
         assert statuses(ask(server, b"any.zz")) == [200]
     with serving("--host", "0.0.0.0") as server:
