@@ -44,7 +44,7 @@ static int parse_body(struct exchange *x, struct err *err)
     if (code)
         return code;
     code = field_string(t->root, "model", REQUEST_MODEL_BYTES_MAX, &model, err);
-    if (code <= 0 || app_serves(x->app, model.text))
+    if (code <= 0 || (strlen(model.text) == model.size && app_serves(x->app, model.text)))
         return code < 0 ? code : 0;
     return request_no_model(err, model.text, x->app->names[0]);
 }

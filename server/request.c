@@ -436,7 +436,7 @@ static int parse_reasoning(struct request *r, struct err *err)
     TRY(field_bool(r->root, "include_reasoning", &r->show_reasoning, err));
     int code = field_string(r->root, "reasoning_format", 64, &format, err);
     TRY(code);
-    r->split_reasoning = !code || strcmp(format.text, "none");
+    r->split_reasoning = !code || format.size != 4 || memcmp(format.text, "none", 4);
     return 0;
 }
 

@@ -70,6 +70,7 @@ def test_messages_as_in_chat(server, fields):
     ("/tokenize", {"content": ["a"]}, 400, "invalid_type", "content"),
     ("/tokenize", {"prompt": "a", "add_special_tokens": 1}, 400, "invalid_type", "add_special_tokens"),
     ("/tokenize", {"prompt": "a", "model": "other"}, 404, "model_not_found", "model"),
+    ("/tokenize", {"prompt": "a", "model": "sirocco-demo\0"}, 404, "model_not_found", "model"),
     ("/tokenize", {"messages": []}, 400, "empty_array", "messages"),
     ("/tokenize", {"prompt": "x" * (4 << 20) + "x"}, 400, "string_above_max_length", "prompt"),
     ("/detokenize", {}, 400, "missing_required_parameter", "tokens"),

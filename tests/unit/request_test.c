@@ -398,6 +398,11 @@ TEST(values_arrive)
     EXPECT_STR(json_string_value(json_object_get(request.kwargs, "reasoning_effort")), "low");
     EXPECT(request.add_generation_prompt);
 
+    EXPECT_INT(parse(CHAT, "\"reasoning_format\":\"none\""), 0);
+    EXPECT(!request.split_reasoning);
+    EXPECT_INT(parse(CHAT, "\"reasoning_format\":\"none\\u0000\""), 0); /* not that word */
+    EXPECT(request.split_reasoning);
+
     EXPECT_INT(parse(CHAT, "\"temperature\":null"), 0);
     EXPECT_STR(request.model, "demo");
     EXPECT_NEAR(request.params.temperature, 0.7f, 0);
