@@ -1,6 +1,6 @@
 /* main: the command line: subcommands, what a person sees on the terminal, exit codes.
  *
- * Exit codes: 0 served and drained (or asked for help); 1 the socket, memory or the engine failed,
+ * Exit codes: 0 served and drained (or asked for help); 1 socket, memory, device or engine failed,
  * or a second signal cut the drain short; 2 the command line, the configuration or the model's
  * files are wrong, and will be when it is tried again. */
 #include <errno.h>

@@ -648,6 +648,12 @@ TEST(options_that_can_not_be_met_say_why)
     o.cuda_plugin = test_path("README.md"); /* not a library */
     EXPECT_INT(try_open(o, &err), ERR_USAGE);
     EXPECT(strstr(err.text, "README.md") != NULL);
+    o.device = "cuda:99";
+    o.cuda_plugin = getenv("SIROCCO_TEST_PLUGIN");
+    if (o.cuda_plugin && *o.cuda_plugin) { /* wrong today, perhaps not at the next start */
+        EXPECT_INT(try_open(o, &err), ERR_DEVICE);
+        EXPECT(strstr(err.text, "device cuda:99: ") != NULL);
+    }
     static const char *const devices[] = {"gpu", "cuda:", "cuda:x", "cuda:1x", "cuda:-1"};
     for (size_t i = 0; i < sizeof devices / sizeof *devices; i++) {
         o = standard();
