@@ -177,7 +177,7 @@ static int open_device(const struct engine_options *o, struct engine_parts *p, s
                 log_event(LOG_WARN, "%s", warning);
             return 0;
         }
-        if (must && p->kernels) /* a GPU that is not there yet, or is another's, may be ours later */
+        if (must && p->kernels) /* a GPU that is not there yet, or full, may be ours later */
             return err_set(err, ERR_DEVICE, "device %.40s: %s", o->device, reason);
         if (must)
             return err_set(err, ERR_USAGE, "device %.40s: %s", o->device,
