@@ -372,6 +372,7 @@ int cuda_linear(struct device *d, const struct linear_args *a)
         return 0;
     if (check(d, a))
         return -1;
+    d->gated.gate = NULL; /* set: by a step that was given up before its act_mul */
     int step = d->deterministic ? CUDA_FIXED_INPUTS : a->n, rc = 0;
     for (int i = 0; !rc && i < a->n; i += step) {
         struct linear_args part = *a;
