@@ -248,7 +248,7 @@ struct cuda_gemm {
 /* 1: the library has no kernel for this, nothing was done. */
 int cuda_blas_run(struct device *d, const struct cuda_gemm *g);
 
-/* ---- the tensor core kernels (linear_*.cu, attention_flash.cu) */
+/* ---- the tensor core kernels (linear_*.cu, attention_*.cu) */
 
 /* Which matrices the jobs of pair blockIdx.y use: of expert ids[pair], jobs n_jobs each. The pair's
  * input is row pair / used, its output row pair. ids NULL: the jobs' own, one pair. */
