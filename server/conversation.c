@@ -32,22 +32,24 @@ static int check_tools(const struct app *app, const struct request *r, struct er
 /* What Mistral's models were taught, and their encoding and many of their templates insist on. */
 enum { CALL_ID_BYTES = 9 };
 
-static bool is_short_id(const char *id)
+static bool is_short_id(const char *id, size_t n)
 {
     static const char allowed[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789";
-    return strlen(id) == CALL_ID_BYTES && strspn(id, allowed) == CALL_ID_BYTES;
+    return n == CALL_ID_BYTES && strspn(id, allowed) == CALL_ID_BYTES;
 }
 
 /* Nine digits for an id of another make, the same for the same: the low ones of its FNV-1a hash. */
 static int shorten_id(json_t *object, const char *member, struct err *err)
 {
     char text[CALL_ID_BYTES + 1];
-    const char *id = json_string_value(json_object_get(object, member));
-    if (!id || is_short_id(id))
+    const json_t *id = json_object_get(object, member);
+    const char *bytes = json_string_value(id);
+    size_t n = json_string_length(id);
+    if (!bytes || is_short_id(bytes, n))
         return 0;
     uint64_t hash = 0xcbf29ce484222325u;
-    for (const char *c = id; *c; c++)
-        hash = (hash ^ (uint8_t)*c) * 0x100000001b3u;
+    for (size_t i = 0; i < n; i++)
+        hash = (hash ^ (uint8_t)bytes[i]) * 0x100000001b3u;
     snprintf(text, sizeof text, "%09u", (unsigned)((hash ^ hash >> 32) % 1000000000u));
     if (json_object_set_new(object, member, json_string(text)))
         return err_set(err, ERR_NOMEM, "out of memory while reading messages");

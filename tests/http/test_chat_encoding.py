@@ -65,7 +65,7 @@ def test_ids_of_calls_from_elsewhere(tmp_path):
         "{{ bos_token }}{% for m in messages %}[INST]{{ m.content }}[/INST]{% for c in m.tool_calls or [] %}"
         "{% if c.id|length != 9 %}{{ raise_exception('nine') }}{% endif %}<{{ c.id }}>{% endfor %}"
         "{% if m.tool_call_id is defined %}({{ m.tool_call_id }}){% endif %}{% endfor %}{{ tools }}")
-    ids = ("call_0123456789abcdefghijklmn", "abcdefghi", "a-b-c-d-e", "toolu_01")
+    ids = ("call_0123456789abcdefghijklmn", "abcdefghi", "a-b-c-d-e", "toolu_01", "abcdefghj\0i")
     chat = [*HELLO, {"role": "assistant", "content": None, "tool_calls": [{**CALL, "id": i} for i in ids]},
             *({"role": "tool", "tool_call_id": i, "content": "4"} for i in ids)]
     for options in (["--mistral-native"], ["--chat-template", str(strict), "--tool-call-parser", "mistral"]):
@@ -73,10 +73,10 @@ def test_ids_of_calls_from_elsewhere(tmp_path):
             prompt = json.loads(server.post("/apply-template", {"messages": chat})[2])["prompt"]
             assert server.chat(messages=chat, max_tokens=1)
             short = [prompt.count(i) for i in ids]
-            assert short == [0, 2, 0, 0], prompt
+            assert short == [0, 2, 0, 0, 0], prompt
             if options[0] == "--chat-template":
                 calls, results = re.findall(r"<(\w{9})>", prompt), re.findall(r"\((\w{9})\)", prompt)
-                assert calls == results and len(set(calls)) == 4
+                assert calls == results and len(set(calls)) == 5
 
 
 def test_a_final_message_goes_on(server):
