@@ -242,6 +242,7 @@ extern "C" __attribute__((visibility("default"))) void emu_plant(int fault)
     struct device *d = NULL;
     static float host[BLOCKS * THREADS];
     void *memory = NULL;
+    cudaSetDevice(0); /* the last that was set may be one that multiplies wrongly */
     if (cudaMalloc(&memory, 1 << 20) != cudaSuccess)
         return;
     char *arena = (char *)memory;
