@@ -11,6 +11,8 @@
 
 #include <limits.h>
 
+enum { ATTENTION_TILE_ROWS = 128 }; /* of heads of up to 128 values; cuda_flash_tile_rows */
+
 /* The block's tile: rows first_row .. end - 1 of a sequence, row = query * group + head of the
  * group, one KV head; and where keys and values are found. */
 struct attention_tile {
@@ -163,6 +165,19 @@ static __device__ __forceinline__ void attention_write(const struct attention_pa
                 attention_put_two(p, place + 8 * j,
                                   make_float2(out[j][2 * h] * by, out[j][2 * h + 1] * by));
     }
+}
+
+/* n tiles of each KV head, a block of so many threads and bytes of shared memory for each. */
+template <typename K>
+static int attention_launch(struct device *d, const struct attention_params *p, K *kernel,
+                            int threads, int shared, int n)
+{
+    if (cuda_check(d, cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                           shared), "attention's shared memory"))
+        return -1;
+    CUDA_LAUNCH(kernel, dim3((unsigned)n, (unsigned)p->n_kv_heads), dim3((unsigned)threads),
+                (size_t)shared, d->stream, *p);
+    return cuda_launched(d, "attention");
 }
 
 #endif

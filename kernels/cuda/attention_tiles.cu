@@ -280,21 +280,15 @@ static __global__ void __launch_bounds__(THREADS) flash_tile(struct attention_pa
 
 int cuda_flash_tile_rows(int head_dim)
 {
-    return head_dim <= 128 ? (int)tile_shape<QUANT_F16, 128>::ROWS
+    static_assert((int)tile_shape<QUANT_F16, 128>::ROWS == (int)ATTENTION_TILE_ROWS, "tiles");
+    return head_dim <= 128 ? (int)ATTENTION_TILE_ROWS
                            : (int)tile_shape<QUANT_F16, 256>::ROWS;
 }
 
 template <enum quant_type T, int HD>
 static int launch(struct device *d, const struct attention_params *p, int n)
 {
-    auto kernel = flash_tile<T, HD>;
-    int shared = tile_shape<T, HD>::SHARED;
-    if (cuda_check(d, cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                           shared), "attention's shared memory"))
-        return -1;
-    CUDA_LAUNCH(kernel, dim3((unsigned)n, (unsigned)p->n_kv_heads), dim3(THREADS), (size_t)shared,
-                d->stream, *p);
-    return cuda_launched(d, "attention");
+    return attention_launch(d, p, flash_tile<T, HD>, THREADS, tile_shape<T, HD>::SHARED, n);
 }
 
 template <enum quant_type T>

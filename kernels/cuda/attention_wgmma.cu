@@ -34,6 +34,7 @@ template <int HD> struct wgmma_shape {
     };
 };
 static_assert((int)ROWS == (int)STEP, "tiles of queries and of keys have panels of one size");
+static_assert((int)ROWS == (int)ATTENTION_TILE_ROWS, "the plan's tiles");
 
 #if WGMMA_THERE
 /* The block table's entries for the step at pos0: lane i has that of the rows which the warp's
@@ -327,13 +328,7 @@ template <bool BF16, int HD>
 static int launch(struct device *d, const struct attention_params *p, int n)
 {
     auto kernel = p->softcap > 0 ? flash_wgmma<BF16, HD, true> : flash_wgmma<BF16, HD, false>;
-    int shared = wgmma_shape<HD>::SHARED;
-    if (cuda_check(d, cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                           shared), "attention's shared memory"))
-        return -1;
-    CUDA_LAUNCH(kernel, dim3((unsigned)n, (unsigned)p->n_kv_heads), dim3(THREADS), (size_t)shared,
-                d->stream, *p);
-    return cuda_launched(d, "attention");
+    return attention_launch(d, p, kernel, THREADS, wgmma_shape<HD>::SHARED, n);
 }
 
 int cuda_wgmma_tiles(struct device *d, const struct attention_params *p, int n_tiles)

@@ -242,12 +242,18 @@ def test_help_and_version():
     assert subprocess.run([BINARY, "nonsense"], capture_output=True, timeout=20, check=False).returncode == 2
 
 
-def test_log_reader_gone():
-    """Logging to a pipe that nobody reads any more stops nothing."""
+def logging_to_a_pipe() -> tuple[subprocess.Popen, int]:
+    """A server, and the end of the pipe at which its log can be read."""
     read_end, write_end = os.pipe()
     process = subprocess.Popen([BINARY, "serve", "--port", "0"], stdin=subprocess.DEVNULL,
                                stdout=subprocess.PIPE, stderr=write_end, text=True)
     os.close(write_end)
+    return process, read_end
+
+
+def test_log_reader_gone():
+    """Logging to a pipe that nobody reads any more stops nothing."""
+    process, read_end = logging_to_a_pipe()
     try:
         url = process.stdout.readline().split()[-1]
         os.close(read_end)
@@ -264,10 +270,7 @@ def test_log_reader_gone():
 def test_log_reader_asleep():
     """A pipe that is full and still open (a stopped terminal, a stuck collector) stops nothing either:
     lines are lost and counted, and told when they go through again."""
-    read_end, write_end = os.pipe()
-    process = subprocess.Popen([BINARY, "serve", "--port", "0"], stdin=subprocess.DEVNULL,
-                               stdout=subprocess.PIPE, stderr=write_end, text=True)
-    os.close(write_end)
+    process, read_end = logging_to_a_pipe()
     try:
         url = process.stdout.readline().split()[-1]
 

@@ -13,7 +13,6 @@
 #include <string.h>
 #include <time.h>
 
-#include "engine/base/buf.h"
 #include "tests/test.h"
 
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
@@ -619,88 +618,5 @@ TEST(an_idle_engine_takes_no_time)
     nanosleep(&(struct timespec){0, 500000000}, NULL);
     clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &after);
     EXPECT((after.tv_sec - before.tv_sec) * 1000000000L + after.tv_nsec - before.tv_nsec < 5000000);
-    rig_close(&r);
-}
-
-/* ---- open */
-
-static int try_open(struct engine_options o, struct err *err)
-{
-    struct engine *e = NULL;
-    struct source *source;
-    EXPECT_INT(source_open(test_path("config/demo"), &source, err), 0);
-    o.source = source;
-    o.wake = NULL;
-    *err = (struct err){0};
-    int rc = engine_open(&o, &e, err);
-    engine_close(e);
-    source_close(source);
-    return rc;
-}
-
-TEST(options_that_can_not_be_met_say_why)
-{
-    struct err err;
-    struct engine_options o = standard();
-    o.device = "cuda";
-    EXPECT_INT(try_open(o, &err), ERR_USAGE);
-    EXPECT(strstr(err.text, "device cuda: this build has no sirocco-cuda.so") != NULL);
-    o.cuda_plugin = test_path("README.md"); /* not a library */
-    EXPECT_INT(try_open(o, &err), ERR_USAGE);
-    EXPECT(strstr(err.text, "README.md") != NULL);
-    o.device = "cuda:99";
-    o.cuda_plugin = getenv("SIROCCO_TEST_PLUGIN");
-    if (o.cuda_plugin && *o.cuda_plugin) { /* wrong today, perhaps not at the next start */
-        EXPECT_INT(try_open(o, &err), ERR_DEVICE);
-        EXPECT(strstr(err.text, "device cuda:99: ") != NULL);
-    }
-    static const char *const devices[] = {"gpu", "cuda:", "cuda:x", "cuda:1x", "cuda:-1"};
-    for (size_t i = 0; i < sizeof devices / sizeof *devices; i++) {
-        o = standard();
-        o.device = devices[i];
-        EXPECT_INT(try_open(o, &err), ERR_USAGE);
-        EXPECT(strstr(err.text, "must be cpu, cuda, cuda:N or auto") != NULL);
-    }
-    o = standard();
-    o.kv_cache_bytes = 1 << 20;
-    EXPECT_INT(try_open(o, &err), ERR_NOMEM);
-    EXPECT(strstr(err.text, "1048576") != NULL);
-    o = standard();
-    o.kv_cache_bytes = (int64_t)1 << 46;
-    EXPECT_INT(try_open(o, &err), ERR_NOMEM);
-    o = standard();
-    o.max_model_len = 4097;
-    EXPECT_INT(try_open(o, &err), ERR_USAGE);
-    o = standard();
-    o.kv_cache_type = "q4_0";
-    EXPECT_INT(try_open(o, &err), ERR_USAGE);
-    o = standard();
-    o.block_size = 12;
-    EXPECT_INT(try_open(o, &err), ERR_USAGE);
-}
-
-TEST(the_plan_is_told_and_modest)
-{
-    struct rig r;
-    struct buf plan;
-    struct engine_options o = standard();
-    o.kv_cache_bytes = 0;
-    o.kv_cache_fraction = 0.5;
-    o.kv_cache_type = "f16";
-    o.device = "auto";
-    rig_open(&r, o);
-    const struct engine_info *i = engine_info(r.engine);
-    EXPECT_STR(i->arch, "mistral");
-    EXPECT_STR(i->kv_type, "f16");
-    EXPECT_INT(i->max_model_len, 4096);
-    EXPECT_INT(i->kv_bytes_per_token, 6 * 2 * 64 * 2 * 2);
-    EXPECT_INT((int)i->n_blocks * 16 * i->kv_bytes_per_token >> 20, 63);
-    EXPECT_INT(i->eos[0], 2);
-    EXPECT_NEAR(i->defaults.temperature, 0.3, 1e-6);
-    EXPECT(i->has_chat_template);
-    buf_init(&plan, 0);
-    EXPECT_INT(engine_memory_plan(r.engine, &plan), 0);
-    EXPECT(strstr(plan.data, "KV cache") && strstr(plan.data, "weights"));
-    buf_free(&plan);
     rig_close(&r);
 }
